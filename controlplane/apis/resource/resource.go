@@ -58,6 +58,8 @@ type Kind[T Object] struct {
 	ValidateUpdate func(ctx context.Context, obj, old T) field.ErrorList
 	// ValidateStatus returns the errors of a status update; spec and metadata come from old except labels, annotations and finalizers.
 	ValidateStatus func(ctx context.Context, obj, old T) field.ErrorList
+	// PrepareStatus runs on a status update after the assembly took everything but labels, annotations, finalizers and status from old.
+	PrepareStatus func(ctx context.Context, obj, old T)
 	// Warnings are returned to the client as HTTP warning headers; old is nil on create.
 	Warnings func(ctx context.Context, obj, old T) []string
 	// ValidateName overrides the default name rule (DNS subdomain).
@@ -88,7 +90,12 @@ type Kind[T Object] struct {
 	// TTLSeconds returns the time to live in the store; 0 means forever (Events).
 	TTLSeconds func(obj T) uint64
 	// SharesStorageWith names the kind whose stored objects this one also serves (events.k8s.io/v1 Event and v1 Event).
+	// The other kind's type is then the one in memory; ToStored and FromStored translate to and from it (new objects, metadata included,
+	// nothing shared that either side may change), and only New, NewList, Kind, names and Default of this declaration are used: preparation,
+	// validation and columns are the other kind's.
 	SharesStorageWith *schema.GroupVersionResource
+	ToStored          func(T) (Object, error)
+	FromStored        func(Object) (T, error)
 }
 
 // Scale maps a kind onto autoscaling/v1 Scale.
