@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
+)
+
+// MinKernel is the oldest kernel the datapath is made for.
+const MinKernel = "5.10"
+
+// KernelError says that the kernel lacks a feature, and since which version kernels have it.
+type KernelError struct {
+	Feature   string
+	MinKernel string
+	Err       error
+}
+
+func (e *KernelError) Error() string {
+	return fmt.Sprintf("the kernel lacks %s (present since Linux %s): %v", e.Feature, e.MinKernel, e.Err)
+}
+
+func (e *KernelError) Unwrap() error { return e.Err }
+
+// Probe checks what the datapath cannot do without. A missing feature is a *KernelError; several are joined.
+func Probe() error {
+	type probe struct {
+		feature, since string
+		check          func() error
+	}
+	helper := func(t ebpf.ProgramType, f asm.BuiltinFunc) func() error {
+		return func() error { return features.HaveProgramHelper(t, f) }
+	}
+	var errs []error
+	for _, p := range []probe{
+		{"socket address hooks on cgroups", "4.17", func() error { return features.HaveProgramType(ebpf.CGroupSockAddr) }},
+		{"BPF ring buffers", "5.8", func() error { return features.HaveMapType(ebpf.RingBuf) }},
+		{"socket storage in cgroup hooks", "5.8", helper(ebpf.CGroupSockAddr, asm.FnSkStorageGet)},
+		{"bpf_redirect_neigh", "5.10", helper(ebpf.SchedCLS, asm.FnRedirectNeigh)},
+		{"bpf_redirect_peer", "5.10", helper(ebpf.SchedCLS, asm.FnRedirectPeer)},
+	} {
+		switch err := p.check(); {
+		case err == nil:
+		case errors.Is(err, ebpf.ErrNotSupported):
+			errs = append(errs, &KernelError{Feature: p.feature, MinKernel: p.since, Err: err})
+		default:
+			errs = append(errs, fmt.Errorf("probe for %s: %w", p.feature, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// HaveSetRetval reports whether cgroup hooks can choose the errno of a refused call (Linux 5.18); without it a refusal is EPERM.
+func HaveSetRetval() bool {
+	return features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil
+}
+
+// describe turns a verifier error into its last lines, which are the ones that say why.
+func describe(err error) error {
+	var ve *ebpf.VerifierError
+	if errors.As(err, &ve) {
+		return fmt.Errorf("%w\n%+12v", err, ve)
+	}
+	return err
+}
+
+func nativeUint64(b []byte) uint64 { return binary.NativeEndian.Uint64(b) }
