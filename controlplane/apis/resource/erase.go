@@ -25,6 +25,7 @@ func (k Kind[T]) Resource() Resource {
 		ClusterScoped:         k.ClusterScoped,
 		NewList:               k.NewList,
 		HasStatus:             k.HasStatus,
+		StatusOnCreate:        k.StatusOnCreate,
 		NoGeneration:          k.NoGeneration,
 		IndexFields:           k.IndexFields,
 		CreateOnUpdate:        k.CreateOnUpdate,

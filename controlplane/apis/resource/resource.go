@@ -66,6 +66,8 @@ type Kind[T Object] struct {
 	ValidateName func(name string, prefix bool) []string
 
 	HasStatus bool // serves /status
+	// StatusOnCreate keeps the status that a create brings along (Node); otherwise it starts empty.
+	StatusOnCreate bool
 	// Scale serves /scale when not nil.
 	Scale *Scale[T]
 	// NoGeneration is set for kinds without spec semantics (ConfigMap, Secret, Event...). Spec selects what bumps generation; nil with NoGeneration
