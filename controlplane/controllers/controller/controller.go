@@ -12,7 +12,10 @@ import (
 	"context"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
@@ -68,6 +71,57 @@ type Settings struct {
 	Workers int // concurrent syncs of one controller; 0 means 5
 }
 
+// Queue returns a queue named name on the context's clock.
+func (c *Context) Queue(name string, sync func(ctx context.Context, key string) error) *Queue {
+	return NewQueue(name, c.Clock, sync)
+}
+
+// On calls f with every object that inf adds, updates or deletes (a deleted one may be a cache.DeletedFinalStateUnknown, see Object).
+func On(inf cache.SharedIndexInformer, f func(obj any)) {
+	Watch(inf, func(_, obj any) { f(obj) })
+}
+
+// Watch calls f with the old and the new object: old is nil for an added one, both are the same for a deleted one. It panics on a stopped
+// informer, which is a programming error: handlers are registered in New.
+func Watch(inf cache.SharedIndexInformer, f func(old, obj any)) {
+	_, err := inf.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(obj any) { f(nil, obj) },
+		UpdateFunc: func(old, obj any) { f(old, obj) },
+		DeleteFunc: func(obj any) { f(obj, obj) },
+	})
+	if err != nil {
+		panic(err)
+	}
+}
+
+// Object returns the object an event handler was called with as a T: it looks into a cache.DeletedFinalStateUnknown. ok is false for anything else.
+func Object[T any](obj any) (t T, ok bool) {
+	if tombstone, is := obj.(cache.DeletedFinalStateUnknown); is {
+		obj = tombstone.Obj
+	}
+	t, ok = obj.(T)
+	return t, ok
+}
+
+// Key is the queue key of obj: namespace/name, or name for a cluster-scoped object.
+func Key(obj metav1.Object) string {
+	return cache.MetaObjectToName(obj).String()
+}
+
+// SplitKey is the reverse of Key. A malformed key, which no caller makes, gives empty strings.
+func SplitKey(key string) (namespace, name string) {
+	namespace, name, _ = cache.SplitMetaNamespaceKey(key)
+	return namespace, name
+}
+
+// IgnoreNotFound returns nil for a NotFound error and err otherwise.
+func IgnoreNotFound(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
 // Queue runs sync for keys, one call at a time for a key, with rate-limited retries. The zero value is not usable; call NewQueue.
 type Queue struct {
 	name string
@@ -89,6 +143,9 @@ func NewQueue(name string, clk clock.WithTicker, sync func(ctx context.Context, 
 // Add asks for a sync of key soon. AddAfter asks for one after d.
 func (q *Queue) Add(key string)                       { q.q.Add(key) }
 func (q *Queue) AddAfter(key string, d time.Duration) { q.q.AddAfter(key, d) }
+
+// AddBackoff asks for a sync after the back-off that failures of key have earned so far, without counting as a failure of sync.
+func (q *Queue) AddBackoff(key string) { q.q.AddRateLimited(key) }
 
 // Enqueue adds the namespace/name key of obj, an API object or a cache.DeletedFinalStateUnknown.
 func (q *Queue) Enqueue(obj any) {
@@ -138,7 +195,12 @@ func (q *Queue) next(ctx context.Context) bool {
 	}
 	defer q.q.Done(key)
 	if err := q.sync(ctx, key); err != nil {
-		if ctx.Err() == nil {
+		switch {
+		case ctx.Err() != nil:
+		case apierrors.IsConflict(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+			// Somebody wrote first, or the namespace is going: the next event or retry settles it.
+			klog.FromContext(ctx).V(2).Info("Sync will be retried", "key", key, "reason", err)
+		default:
 			klog.FromContext(ctx).Error(err, "Sync failed, will retry", "key", key, "retries", q.q.NumRequeues(key))
 		}
 		q.q.AddRateLimited(key)
