@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command testapp is the program in the images of node tests: each argument is a step, run in order, and the process
+// ends with code 0 after the last. It needs no shell and no libc.
+//
+//	print=TEXT        a line on standard output; $NAME is replaced from the environment
+//	env               the whole environment, one variable a line
+//	cat=FILE          the file's content on standard output
+//	ls=DIR            mode, owner and name of what is in DIR, one a line
+//	write=FILE:TEXT   replaces FILE
+//	sleep=DURATION    waits; SIGTERM ends the process at once with code 0
+//	forever           waits without end; SIGTERM ends the process with code 0
+//	stubborn          waits without end and ignores SIGTERM
+//	exit=CODE         ends the process
+//	memory=MIB        allocates and touches memory
+//	serve=PORT        answers HTTP: /healthz (200, or 500 once /tmp/unhealthy exists), /hostname, anything else echoes the request's path
+//	echo              copies standard input to standard output until it ends
+//	exists=FILE       ends with code 1 when FILE does not exist
+//	id                uid, gid, groups
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	for _, argument := range os.Args[1:] {
+		name, value, _ := strings.Cut(argument, "=")
+		if err := step(name, value); err != nil {
+			fmt.Fprintf(os.Stderr, "testapp: %s: %v\n", argument, err)
+			os.Exit(1)
+		}
+	}
+}
+
+func step(name, value string) error {
+	switch name {
+	case "print":
+		fmt.Println(os.ExpandEnv(value))
+	case "env":
+		fmt.Println(strings.Join(os.Environ(), "\n"))
+	case "cat":
+		data, err := os.ReadFile(value)
+		os.Stdout.Write(data)
+		return err
+	case "ls":
+		return list(value)
+	case "write":
+		file, text, _ := strings.Cut(value, ":")
+		return os.WriteFile(file, []byte(text), 0o644)
+	case "sleep":
+		d, err := time.ParseDuration(value)
+		if err != nil {
+			return err
+		}
+		wait(time.After(d))
+	case "forever":
+		wait(nil)
+	case "stubborn":
+		signal.Ignore(syscall.SIGTERM)
+		fmt.Println("stubborn")
+		for {
+			time.Sleep(time.Hour)
+		}
+	case "exit":
+		code, err := strconv.Atoi(value)
+		if err != nil {
+			return err
+		}
+		os.Exit(code)
+	case "memory":
+		return allocate(value)
+	case "serve":
+		return serve(value)
+	case "echo":
+		_, err := io.Copy(os.Stdout, os.Stdin)
+		return err
+	case "exists":
+		_, err := os.Stat(value)
+		return err
+	case "id":
+		groups, err := os.Getgroups()
+		fmt.Println(os.Getuid(), os.Getgid(), groups)
+		return err
+	default:
+		return fmt.Errorf("no such step")
+	}
+	return nil
+}
+
+// wait returns when done fires; SIGTERM ends the process.
+func wait(done <-chan time.Time) {
+	terminated := make(chan os.Signal, 1)
+	signal.Notify(terminated, syscall.SIGTERM)
+	defer signal.Stop(terminated)
+	select {
+	case <-done:
+	case <-terminated:
+		fmt.Println("terminated")
+		os.Exit(0)
+	}
+}
+
+func list(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		info, err := os.Stat(dir + "/" + entry.Name())
+		if err != nil {
+			return err
+		}
+		owner := info.Sys().(*syscall.Stat_t)
+		fmt.Println(info.Mode(), owner.Uid, owner.Gid, entry.Name())
+	}
+	return nil
+}
+
+func allocate(mib string) error {
+	n, err := strconv.Atoi(mib)
+	if err != nil {
+		return err
+	}
+	var kept [][]byte
+	for range n {
+		block := make([]byte, 1<<20)
+		for i := 0; i < len(block); i += 4096 {
+			block[i] = 1
+		}
+		kept = append(kept, block)
+	}
+	fmt.Println("allocated", len(kept))
+	return nil
+}
+
+func serve(port string) error {
+	http.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if _, err := os.Stat("/tmp/unhealthy"); err == nil {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	})
+	http.HandleFunc("/hostname", func(w http.ResponseWriter, _ *http.Request) {
+		name, _ := os.Hostname()
+		fmt.Fprint(w, name)
+	})
+	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path) })
+	go wait(nil)
+	return http.ListenAndServe(":"+port, nil)
+}
