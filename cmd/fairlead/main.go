@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command fairlead is the whole cluster in one executable: server, agent, the dataplane alone, each component alone, kubectl, and the sandbox.
+// It is also the containerd daemon and runc shim that a node runs, told apart by the name it is started under.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fairlead/fairlead/hack/sandbox"
+)
+
+func main() {
+	if runMultiCall(os.Args) {
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	cmd := newRootCommand()
+	if err := cmd.ExecuteContext(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		fmt.Fprintln(os.Stderr, "fairlead:", err)
+		os.Exit(exitCode(err))
+	}
+}
+
+func exitCode(err error) int {
+	var status sandbox.ExitError
+	if errors.As(err, &status) {
+		return int(status)
+	}
+	return 1
+}
+
+func newRootCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "fairlead",
+		Short: "A Kubernetes cluster in one binary, with eBPF networking from the first packet",
+		Long: `Fairlead is a Kubernetes-conformant container orchestrator whose node networking is eBPF: no kube-proxy, no iptables, no nftables.
+
+  fairlead server                      a whole cluster on this host
+  fairlead agent --server URL          join this host to a cluster as a node
+  fairlead sandbox up                  try a three-node cluster on this machine`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	cmd.AddCommand(
+		newSandboxCommand(),
+		newVersionCommand(),
+	)
+	return cmd
+}

@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// UpOptions say which sandbox to start.
+type UpOptions struct {
+	Servers, Agents int
+	Families        Families
+	Routed          bool
+	APIPort         int      // of 127.0.0.1 on the host
+	Binary          string   // the fairlead executable the nodes run
+	Images          []string // image archives imported by every node
+	ExtraArgs       []string // for every server and agent
+	ServerOnlyTaint bool     // keep ordinary pods off the servers
+	Out             io.Writer
+}
+
+// Up starts the sandbox and returns when all its nodes are Ready. What was started stays for inspection when it fails; Down removes it.
+func (s *Sandbox) Up(ctx context.Context, o UpOptions) error {
+	unlock, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	topo, err := Plan(o.Servers, o.Agents, o.Families, o.Routed)
+	if err != nil {
+		return err
+	}
+	if st, err := s.Load(); err == nil && s.alive(st) {
+		return fmt.Errorf("sandbox %q is up already since %s; use it (export KUBECONFIG=%s) or end it with `fairlead sandbox down`",
+			s.Name, st.Created.Format(time.TimeOnly), s.Kubeconfig())
+	}
+	progress := newProgress(o.Out)
+	listeners, err := s.preflight(topo, o)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, l := range listeners {
+			l.Close()
+		}
+	}()
+	progress.done("checked this machine")
+
+	// Leftovers of a sandbox that died; Down is idempotent.
+	if err := s.remove(); err != nil {
+		return err
+	}
+	st := State{Topology: topo, APIPort: o.APIPort, Created: time.Now(), Inits: map[string]int{}}
+	for _, dir := range []string{s.Dir, filepath.Join(s.Dir, "ctl")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	token, err := newToken()
+	if err != nil {
+		return err
+	}
+	for _, h := range topo.Hosts {
+		if err := s.writeToken(h, token); err != nil {
+			return err
+		}
+		var listener *os.File
+		if i := serverIndex(topo, h); i >= 0 {
+			listener = listeners[i]
+		}
+		pid, err := s.startInit(h, topo, o, s.mainArgs(h, topo, o), listener)
+		if err != nil {
+			return fmt.Errorf("start host %s: %w", h.Name, err)
+		}
+		st.Inits[h.Name] = pid
+		if err := s.save(st); err != nil {
+			return err
+		}
+	}
+	if err := wire(topo, st.Inits); err != nil {
+		return err
+	}
+	if err := routePools(topo, st.Inits["client"]); err != nil {
+		return err
+	}
+	progress.done(fmt.Sprintf("made %d hosts on a link of their own", len(topo.Hosts)))
+
+	first := topo.Nodes()[0]
+	if _, err := s.control(first.Name, request{Verb: VerbStart}); err != nil {
+		return err
+	}
+	if err := s.adoptKubeconfig(ctx, first, st); err != nil {
+		return s.explain(first.Name, err)
+	}
+	c, err := s.Client()
+	if err != nil {
+		return err
+	}
+	if err := waitReadyz(ctx, c); err != nil {
+		return s.explain(first.Name, err)
+	}
+	progress.done("API server answers at https://127.0.0.1:" + fmt.Sprint(o.APIPort))
+
+	ca, err := os.ReadFile(filepath.Join(s.nodeDir(first.Name), "data", caFile))
+	if err != nil {
+		return err
+	}
+	for _, h := range topo.Nodes()[1:] {
+		if err := writeAtomic(filepath.Join(s.nodeDir(h.Name), "data", "join-ca.crt"), ca, 0o644); err != nil {
+			return err
+		}
+		if _, err := s.control(h.Name, request{Verb: VerbStart}); err != nil {
+			return err
+		}
+	}
+	if err := waitNodesReady(ctx, c, topo, progress); err != nil {
+		return s.explain("", err)
+	}
+	fmt.Fprintf(o.Out, "\nexport KUBECONFIG=%s\n", s.Kubeconfig())
+	return nil
+}
+
+// caFile is the cluster's CA certificate below a server's data directory.
+const caFile = "server/tls/ca.crt"
+
+// tokenFile holds the bootstrap token inside every node: arguments are visible to all processes, this file is not.
+const tokenFile = "/var/lib/fairlead/join-token"
+
+// mainArgs returns the command of a node's main process; the paths are those inside the host.
+func (s *Sandbox) mainArgs(h Host, t Topology, o UpOptions) []string {
+	if !h.Role.IsNode() {
+		return nil
+	}
+	var ips []string
+	for _, a := range h.Addrs() {
+		ips = append(ips, a.String())
+	}
+	args := []string{o.Binary, string(h.Role), "--node-name=" + h.Name, "--node-ip=" + strings.Join(ips, ",")}
+	first := t.Nodes()[0]
+	switch h.Role {
+	case RoleServer:
+		args = append(args,
+			"--advertise-address="+h.Addr().String(),
+			"--cluster-cidr="+strings.Join(t.Families.keep(PodCIDRs), ","),
+			"--service-cidr="+strings.Join(t.Families.keep(ServiceCIDRs), ","),
+			"--load-balancer-pool="+strings.Join(t.Families.keep(LoadBalancerPools), ","),
+			"--bootstrap-token-file="+tokenFile)
+		if h.Name != first.Name {
+			args = append(args, "--server=https://"+net.JoinHostPort(first.Addr().String(), "6443"), "--ca-cert=/var/lib/fairlead/join-ca.crt")
+		}
+	case RoleAgent:
+		args = append(args, "--server=https://"+net.JoinHostPort(first.Addr().String(), "6443"),
+			"--ca-cert=/var/lib/fairlead/join-ca.crt", "--token-file="+tokenFile)
+	}
+	if t.Routed {
+		args = append(args, "--overlay=vxlan")
+	}
+	return append(args, o.ExtraArgs...)
+}
+
+// keep returns the CIDRs of the families in use.
+func (f Families) keep(cidrs []string) []string {
+	var out []string
+	for _, c := range cidrs {
+		if v6 := strings.Contains(c, ":"); v6 && f.IPv6 || !v6 && f.IPv4 {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func serverIndex(t Topology, h Host) int {
+	if h.Role != RoleServer {
+		return -1
+	}
+	for i, n := range t.Nodes() {
+		if n.Name == h.Name {
+			return i
+		}
+	}
+	return -1
+}
+
+// startInit starts the init of h in fresh namespaces and waits until the host is set up. It returns the init's pid.
+func (s *Sandbox) startInit(h Host, t Topology, o UpOptions, main []string, listener *os.File) (int, error) {
+	dir := s.nodeDir(h.Name)
+	if err := writeEtc(dir, h, t); err != nil {
+		return 0, err
+	}
+	if err := s.linkImages(dir, o.Images); err != nil {
+		return 0, err
+	}
+	if err := makeCgroup(s.hostCgroup(h.Name)); err != nil {
+		return 0, err
+	}
+	hs, err := hierarchies()
+	if err != nil {
+		return 0, err
+	}
+	root, err := unified(hs)
+	if err != nil {
+		return 0, err
+	}
+	cgroup, err := openCgroup(filepath.Join(root, s.hostCgroup(h.Name)))
+	if err != nil {
+		return 0, err
+	}
+	defer cgroup.Close()
+	cfg, err := json.Marshal(InitConfig{Host: h, Cgroup: s.hostCgroup(h.Name), Dir: dir, Socket: s.socket(h.Name), Main: main})
+	if err != nil {
+		return 0, err
+	}
+	log, err := os.OpenFile(filepath.Join(dir, "init.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return 0, err
+	}
+	defer log.Close()
+	ready, w, err := os.Pipe()
+	if err != nil {
+		return 0, err
+	}
+	defer ready.Close()
+	cmd := exec.Command(o.Binary, "sandbox", "init", string(cfg))
+	cmd.Stdout, cmd.Stderr, cmd.Env = w, log, os.Environ()
+	if listener != nil {
+		cmd.ExtraFiles = []*os.File{listener}
+		cmd.Env = append(cmd.Env, "LISTEN_FDS=1")
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET,
+		Setsid:     true,
+	}
+	placeInCgroup(cmd, cgroup)
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		return 0, err
+	}
+	line, err := bufio.NewReader(ready).ReadString('\n')
+	if err != nil || strings.TrimSpace(line) != "ready" {
+		cmd.Wait()
+		why, _ := os.ReadFile(log.Name())
+		return 0, fmt.Errorf("it did not become ready: %s", strings.TrimSpace(string(why)))
+	}
+	pid := cmd.Process.Pid
+	return pid, cmd.Process.Release()
+}
+
+func (s *Sandbox) writeToken(h Host, token string) error {
+	dir := filepath.Join(s.nodeDir(h.Name), "data")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return writeAtomic(filepath.Join(dir, filepath.Base(tokenFile)), []byte(token), 0o600)
+}
+
+// linkImages puts the archives where the node imports images from.
+func (s *Sandbox) linkImages(dir string, images []string) error {
+	into := filepath.Join(dir, "data", "images")
+	if err := os.MkdirAll(into, 0o755); err != nil {
+		return err
+	}
+	for _, img := range images {
+		to := filepath.Join(into, filepath.Base(img))
+		if err := os.Link(img, to); err == nil || errors.Is(err, os.ErrExist) {
+			continue
+		}
+		if err := copyFile(img, to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func copyFile(from, to string) error {
+	r, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	w, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(w, r); err != nil {
+		w.Close()
+		return err
+	}
+	return w.Close()
+}
+
+// explain adds to err where to look.
+func (s *Sandbox) explain(host string, err error) error {
+	if host == "" {
+		return fmt.Errorf("%w\nlogs: %s/nodes/*/log/fairlead.log", err, s.Dir)
+	}
+	tail := lastLines(s.LogFile(host), 15)
+	return fmt.Errorf("%w\nlast lines of %s:\n%s", err, s.LogFile(host), tail)
+}
+
+func lastLines(path string, n int) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	if len(lines) > n {
+		lines = lines[len(lines)-n:]
+	}
+	return "  " + strings.Join(lines, "\n  ")
+}
