@@ -34,6 +34,7 @@ func validatingWebhookConfigurations() resource.Kind[*v1.ValidatingWebhookConfig
 		New:                   func() *v1.ValidatingWebhookConfiguration { return &v1.ValidatingWebhookConfiguration{} },
 		NewList:               func() runtime.Object { return &v1.ValidatingWebhookConfigurationList{} },
 		ConditionalUpdateOnly: true,
+		Default:               defaultValidatingWebhooks,
 	}
 }
 
@@ -46,6 +47,7 @@ func mutatingWebhookConfigurations() resource.Kind[*v1.MutatingWebhookConfigurat
 		New:                   func() *v1.MutatingWebhookConfiguration { return &v1.MutatingWebhookConfiguration{} },
 		NewList:               func() runtime.Object { return &v1.MutatingWebhookConfigurationList{} },
 		ConditionalUpdateOnly: true,
+		Default:               defaultMutatingWebhooks,
 	}
 }
 
@@ -59,6 +61,7 @@ func validatingAdmissionPolicies() resource.Kind[*v1.ValidatingAdmissionPolicy] 
 		NewList:               func() runtime.Object { return &v1.ValidatingAdmissionPolicyList{} },
 		HasStatus:             true,
 		ConditionalUpdateOnly: true,
+		Default:               defaultValidatingPolicy,
 	}
 }
 
@@ -71,6 +74,7 @@ func validatingAdmissionPolicyBindings() resource.Kind[*v1.ValidatingAdmissionPo
 		New:                   func() *v1.ValidatingAdmissionPolicyBinding { return &v1.ValidatingAdmissionPolicyBinding{} },
 		NewList:               func() runtime.Object { return &v1.ValidatingAdmissionPolicyBindingList{} },
 		ConditionalUpdateOnly: true,
+		Default:               defaultValidatingBinding,
 	}
 }
 
@@ -83,6 +87,7 @@ func mutatingAdmissionPolicies() resource.Kind[*v1.MutatingAdmissionPolicy] {
 		New:                   func() *v1.MutatingAdmissionPolicy { return &v1.MutatingAdmissionPolicy{} },
 		NewList:               func() runtime.Object { return &v1.MutatingAdmissionPolicyList{} },
 		ConditionalUpdateOnly: true,
+		Default:               defaultMutatingPolicy,
 	}
 }
 
@@ -95,5 +100,6 @@ func mutatingAdmissionPolicyBindings() resource.Kind[*v1.MutatingAdmissionPolicy
 		New:                   func() *v1.MutatingAdmissionPolicyBinding { return &v1.MutatingAdmissionPolicyBinding{} },
 		NewList:               func() runtime.Object { return &v1.MutatingAdmissionPolicyBindingList{} },
 		ConditionalUpdateOnly: true,
+		Default:               defaultMutatingBinding,
 	}
 }

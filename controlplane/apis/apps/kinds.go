@@ -34,6 +34,7 @@ func deployments() resource.Kind[*v1.Deployment] {
 		NewList:    func() runtime.Object { return &v1.DeploymentList{} },
 		HasStatus:  true,
 		Scale:      deploymentScale(),
+		Default:    defaultDeployment,
 	}
 }
 
@@ -48,6 +49,7 @@ func replicaSets() resource.Kind[*v1.ReplicaSet] {
 		HasStatus:  true,
 		Fields:     replicaSetFields,
 		Scale:      replicaSetScale(),
+		Default:    defaultReplicaSet,
 	}
 }
 
@@ -61,6 +63,7 @@ func statefulSets() resource.Kind[*v1.StatefulSet] {
 		NewList:    func() runtime.Object { return &v1.StatefulSetList{} },
 		HasStatus:  true,
 		Scale:      statefulSetScale(),
+		Default:    defaultStatefulSet,
 	}
 }
 
@@ -73,6 +76,7 @@ func daemonSets() resource.Kind[*v1.DaemonSet] {
 		New:        func() *v1.DaemonSet { return &v1.DaemonSet{} },
 		NewList:    func() runtime.Object { return &v1.DaemonSetList{} },
 		HasStatus:  true,
+		Default:    defaultDaemonSet,
 	}
 }
 

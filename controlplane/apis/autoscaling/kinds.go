@@ -32,6 +32,7 @@ func horizontalPodAutoscalers() resource.Kind[*v2.HorizontalPodAutoscaler] {
 		NewList:      func() runtime.Object { return &v2.HorizontalPodAutoscalerList{} },
 		HasStatus:    true,
 		NoGeneration: true,
+		Default:      defaultHPA,
 	}
 }
 
@@ -49,12 +50,5 @@ func horizontalPodAutoscalersV1() resource.Kind[*v1.HorizontalPodAutoscaler] {
 		SharesStorageWith: &stored,
 		ToStored:          toStored,
 		FromStored:        fromStored,
-	}
-}
-
-func defaultV1(h *v1.HorizontalPodAutoscaler) {
-	if h.Spec.MinReplicas == nil {
-		one := int32(1)
-		h.Spec.MinReplicas = &one
 	}
 }

@@ -32,6 +32,7 @@ func jobs() resource.Kind[*v1.Job] {
 		HasStatus:          true,
 		DefaultPropagation: metav1.DeletePropagationOrphan, // what clients of batch/v1 rely on
 		Fields:             jobFields,
+		Default:            defaultJob,
 	}
 }
 
@@ -44,5 +45,6 @@ func cronJobs() resource.Kind[*v1.CronJob] {
 		New:        func() *v1.CronJob { return &v1.CronJob{} },
 		NewList:    func() runtime.Object { return &v1.CronJobList{} },
 		HasStatus:  true,
+		Default:    defaultCronJob,
 	}
 }

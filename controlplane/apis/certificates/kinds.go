@@ -59,5 +59,6 @@ func podCertificateRequests() resource.Kind[*v1.PodCertificateRequest] {
 		NoGeneration:          true,
 		ConditionalUpdateOnly: true,
 		Fields:                podCertificateFields,
+		Default:               defaultPodCertificateRequest,
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/fairlead/fairlead/controlplane/apis/podspec"
 	"github.com/fairlead/fairlead/controlplane/apis/resource"
 )
 
@@ -45,6 +46,7 @@ func pods() resource.Kind[*v1.Pod] {
 		HasStatus:   true,
 		Fields:      podFields,
 		IndexFields: []string{"spec.nodeName"},
+		Default:     podspec.DefaultPod,
 	}
 }
 
@@ -54,6 +56,7 @@ func podTemplates() resource.Kind[*v1.PodTemplate] {
 		Kind:    "PodTemplate",
 		New:     func() *v1.PodTemplate { return &v1.PodTemplate{} },
 		NewList: func() runtime.Object { return &v1.PodTemplateList{} },
+		Default: defaultPodTemplate,
 	}
 }
 
@@ -68,6 +71,7 @@ func replicationControllers() resource.Kind[*v1.ReplicationController] {
 		HasStatus:  true,
 		Fields:     replicationControllerFields,
 		Scale:      replicationControllerScale(),
+		Default:    defaultReplicationController,
 	}
 }
 
@@ -83,6 +87,7 @@ func services() resource.Kind[*v1.Service] {
 		NoGeneration:   true,
 		Fields:         serviceFields,
 		CreateOnUpdate: true,
+		Default:        defaultService,
 	}
 }
 
@@ -95,6 +100,7 @@ func endpoints() resource.Kind[*v1.Endpoints] {
 		NewList:        func() runtime.Object { return &v1.EndpointsList{} },
 		NoGeneration:   true,
 		CreateOnUpdate: true,
+		Default:        defaultEndpoints,
 	}
 }
 
@@ -109,6 +115,7 @@ func nodes() resource.Kind[*v1.Node] {
 		HasStatus:     true,
 		NoGeneration:  true,
 		Fields:        nodeFields,
+		Default:       defaultNode,
 	}
 }
 
@@ -134,6 +141,7 @@ func limitRanges() resource.Kind[*v1.LimitRange] {
 		NewList:        func() runtime.Object { return &v1.LimitRangeList{} },
 		NoGeneration:   true,
 		CreateOnUpdate: true,
+		Default:        defaultLimitRange,
 	}
 }
 
@@ -146,6 +154,7 @@ func resourceQuotas() resource.Kind[*v1.ResourceQuota] {
 		NewList:      func() runtime.Object { return &v1.ResourceQuotaList{} },
 		HasStatus:    true,
 		NoGeneration: true,
+		Default:      defaultResourceQuota,
 	}
 }
 
@@ -160,6 +169,7 @@ func namespaces() resource.Kind[*v1.Namespace] {
 		HasStatus:     true,
 		NoGeneration:  true,
 		Fields:        namespaceFields,
+		Default:       defaultNamespace,
 	}
 }
 
@@ -171,6 +181,7 @@ func secrets() resource.Kind[*v1.Secret] {
 		NewList:      func() runtime.Object { return &v1.SecretList{} },
 		NoGeneration: true,
 		Fields:       secretFields,
+		Default:      defaultSecret,
 	}
 }
 
@@ -206,6 +217,7 @@ func persistentVolumes() resource.Kind[*v1.PersistentVolume] {
 		NewList:       func() runtime.Object { return &v1.PersistentVolumeList{} },
 		HasStatus:     true,
 		NoGeneration:  true,
+		Default:       defaultPersistentVolume,
 	}
 }
 
@@ -218,5 +230,6 @@ func persistentVolumeClaims() resource.Kind[*v1.PersistentVolumeClaim] {
 		NewList:      func() runtime.Object { return &v1.PersistentVolumeClaimList{} },
 		HasStatus:    true,
 		NoGeneration: true,
+		Default:      defaultPersistentVolumeClaim,
 	}
 }

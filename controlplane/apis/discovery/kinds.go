@@ -26,5 +26,6 @@ func endpointSlices() resource.Kind[*v1.EndpointSlice] {
 		Kind:    "EndpointSlice",
 		New:     func() *v1.EndpointSlice { return &v1.EndpointSlice{} },
 		NewList: func() runtime.Object { return &v1.EndpointSliceList{} },
+		Default: defaultEndpointSlice,
 	}
 }

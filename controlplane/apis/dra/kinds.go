@@ -42,6 +42,7 @@ func deviceTaintRules() resource.Kind[*v1.DeviceTaintRule] {
 		New:           func() *v1.DeviceTaintRule { return &v1.DeviceTaintRule{} },
 		NewList:       func() runtime.Object { return &v1.DeviceTaintRuleList{} },
 		HasStatus:     true,
+		Default:       defaultDeviceTaintRule,
 	}
 }
 
@@ -53,6 +54,7 @@ func resourceClaims() resource.Kind[*v1.ResourceClaim] {
 		NewList:      func() runtime.Object { return &v1.ResourceClaimList{} },
 		HasStatus:    true,
 		NoGeneration: true,
+		Default:      defaultResourceClaim,
 	}
 }
 
@@ -63,6 +65,7 @@ func resourceClaimTemplates() resource.Kind[*v1.ResourceClaimTemplate] {
 		New:          func() *v1.ResourceClaimTemplate { return &v1.ResourceClaimTemplate{} },
 		NewList:      func() runtime.Object { return &v1.ResourceClaimTemplateList{} },
 		NoGeneration: true,
+		Default:      defaultResourceClaimTemplate,
 	}
 }
 
@@ -75,5 +78,6 @@ func resourceSlices() resource.Kind[*v1.ResourceSlice] {
 		NewList:       func() runtime.Object { return &v1.ResourceSliceList{} },
 		Fields:        sliceFields,
 		IndexFields:   []string{"spec.nodeName"},
+		Default:       defaultResourceSlice,
 	}
 }

@@ -29,6 +29,7 @@ func flowSchemas() resource.Kind[*v1.FlowSchema] {
 		New:           func() *v1.FlowSchema { return &v1.FlowSchema{} },
 		NewList:       func() runtime.Object { return &v1.FlowSchemaList{} },
 		HasStatus:     true,
+		Default:       defaultFlowSchema,
 	}
 }
 
@@ -40,5 +41,6 @@ func priorityLevelConfigurations() resource.Kind[*v1.PriorityLevelConfiguration]
 		New:           func() *v1.PriorityLevelConfiguration { return &v1.PriorityLevelConfiguration{} },
 		NewList:       func() runtime.Object { return &v1.PriorityLevelConfigurationList{} },
 		HasStatus:     true,
+		Default:       defaultPriorityLevel,
 	}
 }

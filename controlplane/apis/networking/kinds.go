@@ -42,6 +42,7 @@ func ingressClasses() resource.Kind[*v1.IngressClass] {
 		ClusterScoped: true,
 		New:           func() *v1.IngressClass { return &v1.IngressClass{} },
 		NewList:       func() runtime.Object { return &v1.IngressClassList{} },
+		Default:       defaultIngressClass,
 	}
 }
 
@@ -52,6 +53,7 @@ func networkPolicies() resource.Kind[*v1.NetworkPolicy] {
 		ShortNames: []string{"netpol"},
 		New:        func() *v1.NetworkPolicy { return &v1.NetworkPolicy{} },
 		NewList:    func() runtime.Object { return &v1.NetworkPolicyList{} },
+		Default:    defaultNetworkPolicy,
 	}
 }
 

@@ -29,5 +29,6 @@ func runtimeClasses() resource.Kind[*v1.RuntimeClass] {
 		NewList:               func() runtime.Object { return &v1.RuntimeClassList{} },
 		NoGeneration:          true,
 		ConditionalUpdateOnly: true,
+		Default:               defaultRuntimeClass,
 	}
 }

@@ -42,6 +42,7 @@ func roleBindings() resource.Kind[*v1.RoleBinding] {
 		NewList:        func() runtime.Object { return &v1.RoleBindingList{} },
 		NoGeneration:   true,
 		CreateOnUpdate: true,
+		Default:        defaultRoleBinding,
 	}
 }
 
@@ -66,5 +67,6 @@ func clusterRoleBindings() resource.Kind[*v1.ClusterRoleBinding] {
 		NewList:        func() runtime.Object { return &v1.ClusterRoleBindingList{} },
 		NoGeneration:   true,
 		CreateOnUpdate: true,
+		Default:        defaultClusterRoleBinding,
 	}
 }

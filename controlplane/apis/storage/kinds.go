@@ -34,6 +34,7 @@ func storageClasses() resource.Kind[*v1.StorageClass] {
 		New:           func() *v1.StorageClass { return &v1.StorageClass{} },
 		NewList:       func() runtime.Object { return &v1.StorageClassList{} },
 		NoGeneration:  true,
+		Default:       defaultStorageClass,
 	}
 }
 
@@ -47,6 +48,7 @@ func volumeAttachments() resource.Kind[*v1.VolumeAttachment] {
 		HasStatus:             true,
 		NoGeneration:          true,
 		ConditionalUpdateOnly: true,
+		Default:               defaultVolumeAttachment,
 	}
 }
 
@@ -70,6 +72,7 @@ func csiDrivers() resource.Kind[*v1.CSIDriver] {
 		New:                   func() *v1.CSIDriver { return &v1.CSIDriver{} },
 		NewList:               func() runtime.Object { return &v1.CSIDriverList{} },
 		ConditionalUpdateOnly: true,
+		Default:               defaultCSIDriver,
 	}
 }
 
