@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* The node's own pods: address -> device, MAC, identity; and the delivery of a packet to one of them. */
+#pragma once
+
+#include "addr.h"
+#include "drop.h"
+#include "skb.h"
+#include "bandwidth.h"
+
+#define EP_CHAINED 1 /* the interface belongs to another CNI plugin: watched, never redirected into or out of */
+#define EP_LIMIT_IN 2 /* has a bandwidth limit towards the pod */
+#define EP_LIMIT_OUT 4 /* has a bandwidth limit from the pod */
+
+/* endpoint is one pod; a dual-stack pod has an entry for each address. */
+struct endpoint {
+	__u32 ifindex; /* the host side of the pod's veth pair */
+	__u32 identity; /* of its labels, for policy; 0: not known */
+	__u32 flags; /* EP_* */
+	__u8 mac[6]; /* inside the pod */
+	__u8 host_mac[6]; /* the host side's */
+};
+_Static_assert(sizeof(struct endpoint) == 24, "endpoint is 24 bytes");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct addr);
+	__type(value, struct endpoint);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} endpoints SEC(".maps");
+
+inline_fn struct endpoint *endpoint_lookup(const struct addr *a)
+{
+	return bpf_map_lookup_elem(&endpoints, a);
+}
+
+struct eth_addrs {
+	__u8 dst[6];
+	__u8 src[6];
+};
+
+/* endpoint_deliver hands the packet to the pod ep of this node, as one hop. Only in tcx ingress programs, since bpf_redirect_peer works only there.
+ * Where the kernel has to answer (hop limit) or the pod is another plugin's, the packet goes the kernel's way.
+ * Ingress policy belongs at the top of this function. */
+inline_fn int endpoint_deliver(struct __sk_buff *skb, const struct flow *f, const struct endpoint *ep)
+{
+	struct eth_addrs l2;
+
+	if (unlikely(ep->flags & EP_CHAINED) || unlikely(f->ttl <= 1))
+		return TCX_NEXT;
+	if (unlikely(ep->flags & EP_LIMIT_IN) && !bandwidth_admit(skb, ep->ifindex, BANDWIDTH_IN)) {
+		drop_count(drop_bandwidth, skb->len);
+		return TCX_DROP;
+	}
+	memcpy(l2.dst, ep->mac, 6);
+	memcpy(l2.src, ep->host_mac, 6);
+	if (skb_dec_ttl(skb, f) || bpf_skb_store_bytes(skb, 0, &l2, sizeof(l2), 0)) {
+		drop_count(drop_write, skb->len);
+		return TCX_DROP;
+	}
+	drop_count(drop_none, skb->len);
+	return bpf_redirect_peer(ep->ifindex, 0);
+}

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Parsing and small edits of packets in tc programs, where headers need not be linear. */
+#pragma once
+
+/* linux/icmp.h takes no more than this from linux/if.h, which would pull in the C library. */
+#ifndef _LINUX_IF_H
+#define _LINUX_IF_H
+#define IFNAMSIZ 16
+#endif
+#include "parse.h"
+#include <stddef.h>
+
+#ifndef BPF_FIB_LOOKUP_SKIP_NEIGH
+#define BPF_FIB_LOOKUP_SKIP_NEIGH (1U << 2)
+#endif
+
+#define SKB_HEADERS 128 /* bytes that hold every header of an ordinary packet */
+
+/* parse_skb parses the packet into f, making its headers linear where they are not. Returns enum parse_result. */
+__noinline int parse_skb(struct __sk_buff *skb, struct flow *f)
+{
+	__u32 want = skb->len < SKB_HEADERS ? skb->len : SKB_HEADERS;
+	void *data = (void *)(long)skb->data, *data_end = (void *)(long)skb->data_end;
+	int r;
+
+	if (!f)
+		return parse_bad;
+	if (data + want > data_end && bpf_skb_pull_data(skb, want))
+		return parse_bad;
+	data = (void *)(long)skb->data;
+	data_end = (void *)(long)skb->data_end;
+	r = parse_eth(data, data_end, f);
+	if (likely(r != parse_bad) || skb->len <= SKB_HEADERS)
+		return r;
+	/* Options or extension headers may reach further. */
+	if (bpf_skb_pull_data(skb, skb->len < 0x7ff ? skb->len : 0x7ff))
+		return parse_bad;
+	return parse_eth((void *)(long)skb->data, (void *)(long)skb->data_end, f);
+}
+
+/* skb_segment_len returns the L3 length of the largest packet that skb becomes on a wire: that of one segment for a GSO packet. */
+inline_fn __u32 skb_segment_len(const struct __sk_buff *skb, const struct flow *f)
+{
+	__u32 len = skb->len - f->l3_off;
+
+	if (skb->gso_size) {
+		__u32 l4 = f->proto == IPPROTO_TCP ? 60 : 8; /* at most: a TCP header with all options */
+
+		len = f->l4_off - f->l3_off + l4 + skb->gso_size;
+		if (len > skb->len - f->l3_off)
+			len = skb->len - f->l3_off;
+	}
+	return len;
+}
+
+/* skb_dec_ttl takes one hop from the packet. The caller has made sure that ttl is above 1. Returns 0 or a negative error. */
+inline_fn int skb_dec_ttl(struct __sk_buff *skb, const struct flow *f)
+{
+	__u8 ttl = f->ttl - 1;
+
+	if (f->family == AF_INET) {
+		__u32 off = f->l3_off + offsetof(struct iphdr, ttl);
+		/* The checksum sees the 16-bit word (ttl, protocol). */
+		__be16 from = bpf_htons((__u16)f->ttl << 8), to = bpf_htons((__u16)ttl << 8);
+
+		if (bpf_l3_csum_replace(skb, f->l3_off + offsetof(struct iphdr, check), from, to, 2))
+			return -1;
+		return bpf_skb_store_bytes(skb, off, &ttl, 1, 0);
+	}
+	return bpf_skb_store_bytes(skb, f->l3_off + offsetof(struct ipv6hdr, hop_limit), &ttl, 1, BPF_F_RECOMPUTE_CSUM);
+}

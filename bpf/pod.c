@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* The host side of a pod's veth pair.
+ *
+ *   from_pod (tcx ingress): source check -> limit -> [egress policy] -> [service translation] -> local pod | next hop | kernel
+ *   to_pod   (tcx egress):  what the kernel delivers: limit -> [ingress policy] -> [reverse translation]
+ */
+#include "lib/endpoint.h"
+#include "lib/forward.h"
+
+#define LINK_LOCAL_4 bpf_htonl(0xa9fe0000) /* 169.254.0.0/16 */
+
+/* from_nobody says whether a source that is no pod's address is one that a host may use on its own link: IPv6 link-local and unspecified
+ * addresses towards link-local ones (neighbour discovery, multicast listener reports). The kernel never forwards those. */
+inline_fn int from_nobody(const struct flow *f)
+{
+	if (f->family != AF_INET6)
+		return 0;
+	if (!addr_is_zero(&f->saddr) && (f->saddr.w[0] & bpf_htonl(0xffc00000)) != bpf_htonl(0xfe800000))
+		return 0;
+	return (f->daddr.w[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000) || (f->daddr.w[0] & bpf_htonl(0xff0f0000)) == bpf_htonl(0xff020000);
+}
+
+SEC("tcx/ingress")
+int from_pod(struct __sk_buff *skb)
+{
+	struct endpoint *self, *dst;
+	struct flow f = {};
+
+	switch (parse_skb(skb, &f)) {
+	case parse_ok:
+		break;
+	case parse_not_ip:
+		return TCX_NEXT;
+	default:
+		drop_count(drop_malformed, skb->len);
+		return TCX_DROP;
+	}
+	self = endpoint_lookup(&f.saddr);
+	if (unlikely(!self || self->ifindex != skb->ifindex)) {
+		if (from_nobody(&f))
+			return TCX_NEXT;
+		drop_count(drop_spoofed, skb->len);
+		return TCX_DROP;
+	}
+	if (unlikely(self->flags & EP_LIMIT_OUT) && !bandwidth_admit(skb, self->ifindex, BANDWIDTH_OUT)) {
+		drop_count(drop_bandwidth, skb->len);
+		return TCX_DROP;
+	}
+	/* Egress policy and per-packet service translation stand here. */
+	if (unlikely(self->flags & EP_CHAINED))
+		return TCX_NEXT;
+	dst = endpoint_lookup(&f.daddr);
+	if (dst)
+		return endpoint_deliver(skb, &f, dst);
+	return forward(skb, &f);
+}
+
+SEC("tcx/egress")
+int to_pod(struct __sk_buff *skb)
+{
+	struct endpoint *dst;
+	struct flow f = {};
+
+	switch (parse_skb(skb, &f)) {
+	case parse_ok:
+		break;
+	case parse_not_ip:
+		return TCX_NEXT;
+	default:
+		drop_count(drop_malformed, skb->len);
+		return TCX_DROP;
+	}
+	dst = endpoint_lookup(&f.daddr);
+	if (!dst)
+		return TCX_NEXT; /* multicast, neighbour discovery */
+	/* Ingress policy and reverse translation stand here. */
+	if (unlikely(dst->flags & EP_LIMIT_IN) && !bandwidth_admit(skb, skb->ifindex, BANDWIDTH_IN)) {
+		drop_count(drop_bandwidth, skb->len);
+		return TCX_DROP;
+	}
+	return TCX_NEXT;
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";
