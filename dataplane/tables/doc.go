@@ -3,6 +3,7 @@
 // Package tables holds a node's view of the cluster as rows: the meeting point of those who watch and those who carry out.
 //
 //	dataplane/cluster (Kubernetes API) --upsert--> Services, EndpointSlices, Nodes --watch--> loadbalancer, route, dns
+//	dataplane/endpoint (CNI)          --upsert--> LocalPods                       --watch--> endpoint, loadbalancer (host ports)
 //
 // Rows are plain values without client-go types, compact, and immutable once inserted: change a copy. Text that many rows repeat (namespaces,
 // zones, node names, port names) is interned with Intern by whoever fills the tables.
@@ -20,6 +21,7 @@ type Tables struct {
 	Services       statedb.RWTable[*Service]
 	EndpointSlices statedb.RWTable[*EndpointSlice]
 	Nodes          statedb.RWTable[*Node]
+	LocalPods      statedb.RWTable[*LocalPod]
 }
 
 // New returns empty tables in a database of their own.
@@ -33,6 +35,9 @@ func New() (*Tables, error) {
 		return nil, err
 	}
 	if t.Nodes, err = statedb.NewTable(t.DB, "nodes", NodeByName, NodeByIP); err != nil {
+		return nil, err
+	}
+	if t.LocalPods, err = statedb.NewTable(t.DB, "localpods", LocalPodByID, LocalPodByIP); err != nil {
 		return nil, err
 	}
 	return t, nil
