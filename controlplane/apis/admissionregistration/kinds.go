@@ -35,6 +35,7 @@ func validatingWebhookConfigurations() resource.Kind[*v1.ValidatingWebhookConfig
 		NewList:               func() runtime.Object { return &v1.ValidatingWebhookConfigurationList{} },
 		ConditionalUpdateOnly: true,
 		Default:               defaultValidatingWebhooks,
+		Columns:               webhookColumns(func(c *v1.ValidatingWebhookConfiguration) int { return len(c.Webhooks) }),
 	}
 }
 
@@ -48,6 +49,7 @@ func mutatingWebhookConfigurations() resource.Kind[*v1.MutatingWebhookConfigurat
 		NewList:               func() runtime.Object { return &v1.MutatingWebhookConfigurationList{} },
 		ConditionalUpdateOnly: true,
 		Default:               defaultMutatingWebhooks,
+		Columns:               webhookColumns(func(c *v1.MutatingWebhookConfiguration) int { return len(c.Webhooks) }),
 	}
 }
 
@@ -62,6 +64,8 @@ func validatingAdmissionPolicies() resource.Kind[*v1.ValidatingAdmissionPolicy] 
 		HasStatus:             true,
 		ConditionalUpdateOnly: true,
 		Default:               defaultValidatingPolicy,
+		Columns: policyColumns("Validations", func(p *v1.ValidatingAdmissionPolicy) int { return len(p.Spec.Validations) },
+			func(p *v1.ValidatingAdmissionPolicy) *v1.ParamKind { return p.Spec.ParamKind }),
 	}
 }
 
@@ -75,6 +79,8 @@ func validatingAdmissionPolicyBindings() resource.Kind[*v1.ValidatingAdmissionPo
 		NewList:               func() runtime.Object { return &v1.ValidatingAdmissionPolicyBindingList{} },
 		ConditionalUpdateOnly: true,
 		Default:               defaultValidatingBinding,
+		Columns: bindingColumns(func(b *v1.ValidatingAdmissionPolicyBinding) string { return b.Spec.PolicyName },
+			func(b *v1.ValidatingAdmissionPolicyBinding) *v1.ParamRef { return b.Spec.ParamRef }),
 	}
 }
 
@@ -88,6 +94,8 @@ func mutatingAdmissionPolicies() resource.Kind[*v1.MutatingAdmissionPolicy] {
 		NewList:               func() runtime.Object { return &v1.MutatingAdmissionPolicyList{} },
 		ConditionalUpdateOnly: true,
 		Default:               defaultMutatingPolicy,
+		Columns: policyColumns("Mutations", func(p *v1.MutatingAdmissionPolicy) int { return len(p.Spec.Mutations) },
+			func(p *v1.MutatingAdmissionPolicy) *v1.ParamKind { return p.Spec.ParamKind }),
 	}
 }
 
@@ -101,5 +109,7 @@ func mutatingAdmissionPolicyBindings() resource.Kind[*v1.MutatingAdmissionPolicy
 		NewList:               func() runtime.Object { return &v1.MutatingAdmissionPolicyBindingList{} },
 		ConditionalUpdateOnly: true,
 		Default:               defaultMutatingBinding,
+		Columns: bindingColumns(func(b *v1.MutatingAdmissionPolicyBinding) string { return b.Spec.PolicyName },
+			func(b *v1.MutatingAdmissionPolicyBinding) *v1.ParamRef { return b.Spec.ParamRef }),
 	}
 }

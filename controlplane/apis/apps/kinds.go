@@ -35,6 +35,7 @@ func deployments() resource.Kind[*v1.Deployment] {
 		HasStatus:  true,
 		Scale:      deploymentScale(),
 		Default:    defaultDeployment,
+		Columns:    deploymentColumns(),
 	}
 }
 
@@ -50,6 +51,7 @@ func replicaSets() resource.Kind[*v1.ReplicaSet] {
 		Fields:     replicaSetFields,
 		Scale:      replicaSetScale(),
 		Default:    defaultReplicaSet,
+		Columns:    replicaSetColumns(),
 	}
 }
 
@@ -64,6 +66,7 @@ func statefulSets() resource.Kind[*v1.StatefulSet] {
 		HasStatus:  true,
 		Scale:      statefulSetScale(),
 		Default:    defaultStatefulSet,
+		Columns:    statefulSetColumns(),
 	}
 }
 
@@ -77,6 +80,7 @@ func daemonSets() resource.Kind[*v1.DaemonSet] {
 		NewList:    func() runtime.Object { return &v1.DaemonSetList{} },
 		HasStatus:  true,
 		Default:    defaultDaemonSet,
+		Columns:    daemonSetColumns(),
 	}
 }
 
@@ -87,5 +91,6 @@ func controllerRevisions() resource.Kind[*v1.ControllerRevision] {
 		New:          func() *v1.ControllerRevision { return &v1.ControllerRevision{} },
 		NewList:      func() runtime.Object { return &v1.ControllerRevisionList{} },
 		NoGeneration: true,
+		Columns:      controllerRevisionColumns(),
 	}
 }

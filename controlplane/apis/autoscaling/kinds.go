@@ -33,6 +33,7 @@ func horizontalPodAutoscalers() resource.Kind[*v2.HorizontalPodAutoscaler] {
 		HasStatus:    true,
 		NoGeneration: true,
 		Default:      defaultHPA,
+		Columns:      columns(),
 	}
 }
 

@@ -33,6 +33,7 @@ func jobs() resource.Kind[*v1.Job] {
 		DefaultPropagation: metav1.DeletePropagationOrphan, // what clients of batch/v1 rely on
 		Fields:             jobFields,
 		Default:            defaultJob,
+		Columns:            jobColumns(),
 	}
 }
 
@@ -46,5 +47,6 @@ func cronJobs() resource.Kind[*v1.CronJob] {
 		NewList:    func() runtime.Object { return &v1.CronJobList{} },
 		HasStatus:  true,
 		Default:    defaultCronJob,
+		Columns:    cronJobColumns(),
 	}
 }

@@ -33,6 +33,7 @@ func certificateSigningRequests() resource.Kind[*v1.CertificateSigningRequest] {
 		HasStatus:     true,
 		NoGeneration:  true,
 		Fields:        signingRequestFields,
+		Columns:       signingRequestColumns(),
 	}
 }
 
@@ -46,6 +47,7 @@ func clusterTrustBundles() resource.Kind[*v1.ClusterTrustBundle] {
 		NoGeneration:          true,
 		Fields:                trustBundleFields,
 		ConditionalUpdateOnly: true,
+		Columns:               trustBundleColumns(),
 	}
 }
 

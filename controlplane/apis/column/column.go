@@ -47,6 +47,16 @@ func Age[T resource.Object]() resource.Column[T] {
 	return Text("Age", "Time since the object was created.", func(obj T) string { return Since(obj.GetCreationTimestamp()) })
 }
 
+// NameAndDate is the table of kinds that show when they were made rather than how long ago: roles and limit ranges, by tradition.
+func NameAndDate[T resource.Object]() []resource.Column[T] {
+	return []resource.Column[T]{
+		Name[T](),
+		{Name: "Created At", Type: "date", Description: "Time at which the object was created.", Value: func(obj T) any {
+			return obj.GetCreationTimestamp().UTC().Format(time.RFC3339)
+		}},
+	}
+}
+
 // Text is a column of words.
 func Text[T resource.Object](name, description string, value func(T) string) resource.Column[T] {
 	return resource.Column[T]{Name: name, Type: "string", Description: description, Value: func(obj T) any { return value(obj) }}

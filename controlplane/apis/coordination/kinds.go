@@ -29,5 +29,6 @@ func leases() resource.Kind[*v1.Lease] {
 		NoGeneration:          true,
 		CreateOnUpdate:        true,
 		ConditionalUpdateOnly: true,
+		Columns:               columns(),
 	}
 }

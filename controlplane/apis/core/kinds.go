@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/fairlead/fairlead/controlplane/apis/column"
 	"github.com/fairlead/fairlead/controlplane/apis/podspec"
 	"github.com/fairlead/fairlead/controlplane/apis/resource"
 )
@@ -47,6 +48,7 @@ func pods() resource.Kind[*v1.Pod] {
 		Fields:      podFields,
 		IndexFields: []string{"spec.nodeName"},
 		Default:     podspec.DefaultPod,
+		Columns:     podColumns(),
 	}
 }
 
@@ -57,6 +59,7 @@ func podTemplates() resource.Kind[*v1.PodTemplate] {
 		New:     func() *v1.PodTemplate { return &v1.PodTemplate{} },
 		NewList: func() runtime.Object { return &v1.PodTemplateList{} },
 		Default: defaultPodTemplate,
+		Columns: podTemplateColumns(),
 	}
 }
 
@@ -72,6 +75,7 @@ func replicationControllers() resource.Kind[*v1.ReplicationController] {
 		Fields:     replicationControllerFields,
 		Scale:      replicationControllerScale(),
 		Default:    defaultReplicationController,
+		Columns:    replicationControllerColumns(),
 	}
 }
 
@@ -88,6 +92,7 @@ func services() resource.Kind[*v1.Service] {
 		Fields:         serviceFields,
 		CreateOnUpdate: true,
 		Default:        defaultService,
+		Columns:        serviceColumns(),
 	}
 }
 
@@ -101,6 +106,7 @@ func endpoints() resource.Kind[*v1.Endpoints] {
 		NoGeneration:   true,
 		CreateOnUpdate: true,
 		Default:        defaultEndpoints,
+		Columns:        endpointsColumns(),
 	}
 }
 
@@ -116,6 +122,7 @@ func nodes() resource.Kind[*v1.Node] {
 		NoGeneration:  true,
 		Fields:        nodeFields,
 		Default:       defaultNode,
+		Columns:       nodeColumns(),
 	}
 }
 
@@ -129,6 +136,7 @@ func events() resource.Kind[*v1.Event] {
 		NoGeneration:   true,
 		Fields:         eventFields,
 		CreateOnUpdate: true,
+		Columns:        eventColumns(),
 	}
 }
 
@@ -142,6 +150,7 @@ func limitRanges() resource.Kind[*v1.LimitRange] {
 		NoGeneration:   true,
 		CreateOnUpdate: true,
 		Default:        defaultLimitRange,
+		Columns:        column.NameAndDate[*v1.LimitRange](),
 	}
 }
 
@@ -155,6 +164,7 @@ func resourceQuotas() resource.Kind[*v1.ResourceQuota] {
 		HasStatus:    true,
 		NoGeneration: true,
 		Default:      defaultResourceQuota,
+		Columns:      resourceQuotaColumns(),
 	}
 }
 
@@ -170,6 +180,7 @@ func namespaces() resource.Kind[*v1.Namespace] {
 		NoGeneration:  true,
 		Fields:        namespaceFields,
 		Default:       defaultNamespace,
+		Columns:       namespaceColumns(),
 	}
 }
 
@@ -182,6 +193,7 @@ func secrets() resource.Kind[*v1.Secret] {
 		NoGeneration: true,
 		Fields:       secretFields,
 		Default:      defaultSecret,
+		Columns:      secretColumns(),
 	}
 }
 
@@ -193,6 +205,7 @@ func configMaps() resource.Kind[*v1.ConfigMap] {
 		New:          func() *v1.ConfigMap { return &v1.ConfigMap{} },
 		NewList:      func() runtime.Object { return &v1.ConfigMapList{} },
 		NoGeneration: true,
+		Columns:      configMapColumns(),
 	}
 }
 
@@ -204,6 +217,7 @@ func serviceAccounts() resource.Kind[*v1.ServiceAccount] {
 		New:          func() *v1.ServiceAccount { return &v1.ServiceAccount{} },
 		NewList:      func() runtime.Object { return &v1.ServiceAccountList{} },
 		NoGeneration: true,
+		Columns:      serviceAccountColumns(),
 	}
 }
 
@@ -218,6 +232,7 @@ func persistentVolumes() resource.Kind[*v1.PersistentVolume] {
 		HasStatus:     true,
 		NoGeneration:  true,
 		Default:       defaultPersistentVolume,
+		Columns:       persistentVolumeColumns(),
 	}
 }
 
@@ -231,5 +246,6 @@ func persistentVolumeClaims() resource.Kind[*v1.PersistentVolumeClaim] {
 		HasStatus:    true,
 		NoGeneration: true,
 		Default:      defaultPersistentVolumeClaim,
+		Columns:      persistentVolumeClaimColumns(),
 	}
 }

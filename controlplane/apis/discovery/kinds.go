@@ -27,5 +27,6 @@ func endpointSlices() resource.Kind[*v1.EndpointSlice] {
 		New:     func() *v1.EndpointSlice { return &v1.EndpointSlice{} },
 		NewList: func() runtime.Object { return &v1.EndpointSliceList{} },
 		Default: defaultEndpointSlice,
+		Columns: columns(),
 	}
 }

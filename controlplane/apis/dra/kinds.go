@@ -55,6 +55,7 @@ func resourceClaims() resource.Kind[*v1.ResourceClaim] {
 		HasStatus:    true,
 		NoGeneration: true,
 		Default:      defaultResourceClaim,
+		Columns:      resourceClaimColumns(),
 	}
 }
 
@@ -79,5 +80,6 @@ func resourceSlices() resource.Kind[*v1.ResourceSlice] {
 		Fields:        sliceFields,
 		IndexFields:   []string{"spec.nodeName"},
 		Default:       defaultResourceSlice,
+		Columns:       resourceSliceColumns(),
 	}
 }

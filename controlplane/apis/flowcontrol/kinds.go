@@ -30,6 +30,7 @@ func flowSchemas() resource.Kind[*v1.FlowSchema] {
 		NewList:       func() runtime.Object { return &v1.FlowSchemaList{} },
 		HasStatus:     true,
 		Default:       defaultFlowSchema,
+		Columns:       flowSchemaColumns(),
 	}
 }
 
@@ -42,5 +43,6 @@ func priorityLevelConfigurations() resource.Kind[*v1.PriorityLevelConfiguration]
 		NewList:       func() runtime.Object { return &v1.PriorityLevelConfigurationList{} },
 		HasStatus:     true,
 		Default:       defaultPriorityLevel,
+		Columns:       priorityLevelColumns(),
 	}
 }

@@ -32,6 +32,7 @@ func ingresses() resource.Kind[*v1.Ingress] {
 		New:        func() *v1.Ingress { return &v1.Ingress{} },
 		NewList:    func() runtime.Object { return &v1.IngressList{} },
 		HasStatus:  true,
+		Columns:    ingressColumns(),
 	}
 }
 
@@ -43,6 +44,7 @@ func ingressClasses() resource.Kind[*v1.IngressClass] {
 		New:           func() *v1.IngressClass { return &v1.IngressClass{} },
 		NewList:       func() runtime.Object { return &v1.IngressClassList{} },
 		Default:       defaultIngressClass,
+		Columns:       ingressClassColumns(),
 	}
 }
 
@@ -54,6 +56,7 @@ func networkPolicies() resource.Kind[*v1.NetworkPolicy] {
 		New:        func() *v1.NetworkPolicy { return &v1.NetworkPolicy{} },
 		NewList:    func() runtime.Object { return &v1.NetworkPolicyList{} },
 		Default:    defaultNetworkPolicy,
+		Columns:    networkPolicyColumns(),
 	}
 }
 
@@ -66,6 +69,7 @@ func ipAddresses() resource.Kind[*v1.IPAddress] {
 		New:           func() *v1.IPAddress { return &v1.IPAddress{} },
 		NewList:       func() runtime.Object { return &v1.IPAddressList{} },
 		NoGeneration:  true,
+		Columns:       ipAddressColumns(),
 	}
 }
 
@@ -78,5 +82,6 @@ func serviceCIDRs() resource.Kind[*v1.ServiceCIDR] {
 		NewList:       func() runtime.Object { return &v1.ServiceCIDRList{} },
 		HasStatus:     true,
 		NoGeneration:  true,
+		Columns:       serviceCIDRColumns(),
 	}
 }

@@ -30,5 +30,6 @@ func runtimeClasses() resource.Kind[*v1.RuntimeClass] {
 		NoGeneration:          true,
 		ConditionalUpdateOnly: true,
 		Default:               defaultRuntimeClass,
+		Columns:               columns(),
 	}
 }

@@ -29,5 +29,6 @@ func podDisruptionBudgets() resource.Kind[*v1.PodDisruptionBudget] {
 		NewList:               func() runtime.Object { return &v1.PodDisruptionBudgetList{} },
 		HasStatus:             true,
 		ConditionalUpdateOnly: true,
+		Columns:               columns(),
 	}
 }

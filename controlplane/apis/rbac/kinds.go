@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/fairlead/fairlead/controlplane/apis/column"
 	"github.com/fairlead/fairlead/controlplane/apis/resource"
 )
 
@@ -31,6 +32,7 @@ func roles() resource.Kind[*v1.Role] {
 		NewList:        func() runtime.Object { return &v1.RoleList{} },
 		NoGeneration:   true,
 		CreateOnUpdate: true,
+		Columns:        column.NameAndDate[*v1.Role](),
 	}
 }
 
@@ -43,6 +45,7 @@ func roleBindings() resource.Kind[*v1.RoleBinding] {
 		NoGeneration:   true,
 		CreateOnUpdate: true,
 		Default:        defaultRoleBinding,
+		Columns:        roleBindingColumns(),
 	}
 }
 
@@ -55,6 +58,7 @@ func clusterRoles() resource.Kind[*v1.ClusterRole] {
 		NewList:        func() runtime.Object { return &v1.ClusterRoleList{} },
 		NoGeneration:   true,
 		CreateOnUpdate: true,
+		Columns:        column.NameAndDate[*v1.ClusterRole](),
 	}
 }
 
@@ -68,5 +72,6 @@ func clusterRoleBindings() resource.Kind[*v1.ClusterRoleBinding] {
 		NoGeneration:   true,
 		CreateOnUpdate: true,
 		Default:        defaultClusterRoleBinding,
+		Columns:        clusterRoleBindingColumns(),
 	}
 }

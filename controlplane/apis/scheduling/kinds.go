@@ -29,5 +29,6 @@ func priorityClasses() resource.Kind[*v1.PriorityClass] {
 		New:           func() *v1.PriorityClass { return &v1.PriorityClass{} },
 		NewList:       func() runtime.Object { return &v1.PriorityClassList{} },
 		Default:       defaultPriorityClass,
+		Columns:       columns(),
 	}
 }

@@ -35,6 +35,7 @@ func storageClasses() resource.Kind[*v1.StorageClass] {
 		NewList:       func() runtime.Object { return &v1.StorageClassList{} },
 		NoGeneration:  true,
 		Default:       defaultStorageClass,
+		Columns:       storageClassColumns(),
 	}
 }
 
@@ -49,6 +50,7 @@ func volumeAttachments() resource.Kind[*v1.VolumeAttachment] {
 		NoGeneration:          true,
 		ConditionalUpdateOnly: true,
 		Default:               defaultVolumeAttachment,
+		Columns:               volumeAttachmentColumns(),
 	}
 }
 
@@ -61,6 +63,7 @@ func csiNodes() resource.Kind[*v1.CSINode] {
 		NewList:               func() runtime.Object { return &v1.CSINodeList{} },
 		NoGeneration:          true,
 		ConditionalUpdateOnly: true,
+		Columns:               csiNodeColumns(),
 	}
 }
 
@@ -73,6 +76,7 @@ func csiDrivers() resource.Kind[*v1.CSIDriver] {
 		NewList:               func() runtime.Object { return &v1.CSIDriverList{} },
 		ConditionalUpdateOnly: true,
 		Default:               defaultCSIDriver,
+		Columns:               csiDriverColumns(),
 	}
 }
 
@@ -83,6 +87,7 @@ func csiStorageCapacities() resource.Kind[*v1.CSIStorageCapacity] {
 		New:          func() *v1.CSIStorageCapacity { return &v1.CSIStorageCapacity{} },
 		NewList:      func() runtime.Object { return &v1.CSIStorageCapacityList{} },
 		NoGeneration: true,
+		Columns:      csiStorageCapacityColumns(),
 	}
 }
 
@@ -95,5 +100,6 @@ func volumeAttributesClasses() resource.Kind[*v1.VolumeAttributesClass] {
 		New:           func() *v1.VolumeAttributesClass { return &v1.VolumeAttributesClass{} },
 		NewList:       func() runtime.Object { return &v1.VolumeAttributesClassList{} },
 		NoGeneration:  true,
+		Columns:       volumeAttributesClassColumns(),
 	}
 }

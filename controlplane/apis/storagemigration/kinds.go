@@ -29,5 +29,6 @@ func storageVersionMigrations() resource.Kind[*v1.StorageVersionMigration] {
 		NewList:       func() runtime.Object { return &v1.StorageVersionMigrationList{} },
 		HasStatus:     true,
 		NoGeneration:  true,
+		Columns:       columns(),
 	}
 }
