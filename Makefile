@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+# Fairlead: `make` lists the targets.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+GO            ?= go
+VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS       := -s -w -X main.version=$(VERSION)
+GOLANGCI      := bin/tools/golangci-lint
+GOLANGCI_VERSION := v2.15.0
+SANDBOX       ?= dev
+NODES         ?= 3
+UP_FLAGS      ?= --dual
+
+# What building and running need, as Debian package names.
+DEPS_BUILD := clang-19 llvm-19 libbpf-dev linux-libc-dev
+DEPS_RUN   := runc util-linux
+DEPS_TEST  := iproute2 iptables nftables iperf3 containernetworking-plugins busybox-static
+
+export CGO_ENABLED := 0
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sort | awk -F ':.*?## ' '{printf "  %-16s %s\n", $$1, $$2}'
+
+.PHONY: deps
+deps: ## Install every Debian package that building, running and testing need
+	@missing=$$(for p in $(DEPS_BUILD) $(DEPS_RUN) $(DEPS_TEST); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ]; then echo "root is needed to install:" $$missing >&2; exit 1; fi; \
+	echo "installing:" $$missing; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+
+.PHONY: build
+build: bin/fairlead bin/fairlead-cni bin/flctl ## Build the executables into bin/
+
+.PHONY: bin/fairlead bin/fairlead-cni bin/flctl
+bin/fairlead bin/fairlead-cni bin/flctl:
+	$(GO) build -ldflags '$(LDFLAGS)' -o $@ ./cmd/$(@F)
+
+.PHONY: generate
+generate: ## Regenerate what is generated (eBPF objects and bindings, OpenAPI)
+	$(GO) generate ./bpf/... ./dataplane/... ./controlplane/...
+
+.PHONY: images
+images: ## Build the sample's container image into out/images
+	@mkdir -p out/images out/sample
+	$(GO) build -ldflags '-s -w' -o out/sample/sample ./hack/sample
+	$(GO) run ./hack/images -name fairlead.io/sample:latest -entrypoint /sample -o out/images/sample.tar out/sample/sample=/sample
+
+.PHONY: up
+up: deps build images ## Start a three-node cluster on this machine, deploy the sample and send it requests
+	bin/fairlead sandbox --name $(SANDBOX) up --nodes $(NODES) $(UP_FLAGS) --image out/images/sample.tar
+	bin/fairlead sandbox --name $(SANDBOX) sample
+
+.PHONY: down
+down: ## End the cluster of `make up` and remove everything it made
+	bin/fairlead sandbox --name $(SANDBOX) down
+
+.PHONY: lint
+lint: $(GOLANGCI) ## Run gofmt, go vet and golangci-lint
+	@unformatted=$$(git ls-files '*.go' | grep -v -E '_bpfe[lb]\.go$$' | xargs gofmt -l); \
+	if [ -n "$$unformatted" ]; then echo "gofmt would change:" $$unformatted; exit 1; fi
+	$(GOLANGCI) run --timeout 20m ./...
+
+$(GOLANGCI):
+	GOBIN=$(CURDIR)/bin/tools $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+
+.PHONY: test
+test: deps ## Run everything that CI runs
+	hack/ci/test.sh
+
+.PHONY: test-unit
+test-unit: ## Run the tests that need neither root nor a cluster
+	$(GO) test -short ./...
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for ten seconds
+	hack/ci/fuzz.sh 10s
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf bin out
