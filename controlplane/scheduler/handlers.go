@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scheduler
+
+import (
+	"context"
+	"fmt"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/fairlead/fairlead/controlplane/scheduler/cluster"
+	"github.com/fairlead/fairlead/controlplane/scheduler/placement"
+	"github.com/fairlead/fairlead/controlplane/scheduler/queue"
+)
+
+// watch registers the handlers that keep state and queue in step. The functions it returns say whether all of them have seen the initial lists.
+func (s *Scheduler) watch(ctx context.Context, factory informers.SharedInformerFactory) ([]cache.InformerSynced, error) {
+	var synced []cache.InformerSynced
+	add := func(informer cache.SharedIndexInformer, h cache.ResourceEventHandler) error {
+		reg, err := informer.AddEventHandler(h)
+		if err != nil {
+			return fmt.Errorf("scheduler: watch: %w", err)
+		}
+		synced = append(synced, reg.HasSynced)
+		return nil
+	}
+	core := factory.Core().V1()
+	for _, w := range []struct {
+		informer cache.SharedIndexInformer
+		handler  cache.ResourceEventHandler
+	}{
+		// Nodes before pods only saves work: a pod of an unknown node waits on a node without an object.
+		{core.Nodes().Informer(), on(s, s.setNode, s.deleteNode)},
+		{core.Namespaces().Informer(), on(s, s.setNamespace, s.deleteNamespace)},
+		{core.Pods().Informer(), on(s, s.setPod, s.deletePod)},
+	} {
+		if err := add(w.informer, w.handler); err != nil {
+			return nil, err
+		}
+	}
+	return synced, nil
+}
+
+// on makes a handler that calls set and remove under the lock. set gets nil as old for an object that is new.
+func on[T any](s *Scheduler, set func(old, obj T), remove func(obj T)) cache.ResourceEventHandler {
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) {
+			var none T
+			s.locked(func() { set(none, obj.(T)) })
+		},
+		UpdateFunc: func(old, obj any) { s.locked(func() { set(old.(T), obj.(T)) }) },
+		DeleteFunc: func(obj any) {
+			if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+				obj = gone.Obj
+			}
+			if typed, ok := obj.(T); ok {
+				s.locked(func() { remove(typed) })
+			}
+		},
+	}
+}
+
+func (s *Scheduler) locked(f func()) {
+	s.mu.Lock()
+	f()
+	s.mu.Unlock()
+	s.wakeLoop()
+}
+
+func (s *Scheduler) setNode(_, node *v1.Node) {
+	before := s.state.Seq()
+	n := s.state.SetNode(node)
+	if s.state.Seq() != before {
+		s.nodeChanged(n)
+	}
+}
+
+func (s *Scheduler) deleteNode(node *v1.Node) {
+	s.state.DeleteNode(node.Name)
+	s.wake(placement.PluginSet(0).With(placement.PodTopologySpread)) // fewer domains may lower what is asked of the others
+}
+
+func (s *Scheduler) setNamespace(_, ns *v1.Namespace) {
+	labels := ns.Labels
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	before := s.state.Epoch()
+	s.state.SetNamespace(ns.Name, labels)
+	if s.state.Epoch() != before {
+		s.wake(placement.PluginSet(0).With(placement.InterPodAffinity))
+	}
+}
+
+func (s *Scheduler) deleteNamespace(ns *v1.Namespace) { s.state.SetNamespace(ns.Name, nil) }
+
+func (s *Scheduler) setPod(old, pod *v1.Pod) {
+	if pod.Spec.NodeName != "" || cluster.Done(pod) {
+		s.queue.Remove(pod.UID)
+		s.state.Denominate(pod.UID)
+		before := s.state.Pod(pod.UID)
+		known := before != nil && !before.Assumed
+		seq := s.state.Seq()
+		s.state.SetPod(pod)
+		if s.state.Seq() == seq && known {
+			return // nothing that concerns others
+		}
+		if cluster.Done(pod) {
+			if known {
+				s.podLeft(pod)
+			}
+		} else {
+			s.podPlaced(pod)
+		}
+		return
+	}
+	profile := s.profiles[pod.Spec.SchedulerName]
+	item := s.queue.Get(pod.UID)
+	if profile == nil || pod.DeletionTimestamp != nil {
+		if item != nil && item.Place() != queue.InFlight {
+			s.queue.Remove(pod.UID)
+			s.state.Denominate(pod.UID)
+		}
+		return
+	}
+	if item == nil {
+		if p := s.state.Pod(pod.UID); p != nil && !p.Assumed {
+			return // an old version of a pod that is bound already
+		}
+		request := s.eval.Classify(pod, profile)
+		if pod.Status.NominatedNodeName != "" {
+			s.state.Nominate(pod, pod.Status.NominatedNodeName, request.Class.Shape)
+		}
+		s.queue.Add(request, s.deadline(pod), s.clock.Now())
+		return
+	}
+	if old != nil && samePlacement(old, pod) {
+		request := item.Request
+		request.Pod = pod
+		s.queue.Update(item, request, s.clock.Now())
+		return
+	}
+	s.queue.Update(item, s.eval.Classify(pod, profile), s.clock.Now())
+}
+
+// samePlacement reports whether an update certainly left alone everything that placement reads: it was one of status.
+func samePlacement(old, pod *v1.Pod) bool {
+	return old.Generation == pod.Generation && old.Generation != 0 && mapsEqual(old.Labels, pod.Labels) && mapsEqual(old.Annotations, pod.Annotations) &&
+		len(old.Spec.SchedulingGates) == len(pod.Spec.SchedulingGates)
+}
+
+func (s *Scheduler) deletePod(pod *v1.Pod) {
+	s.queue.Remove(pod.UID)
+	s.state.Denominate(pod.UID)
+	if p := s.state.Pod(pod.UID); p != nil {
+		s.state.DeletePod(pod.UID)
+		s.podLeftNode(p.Node, p.Object)
+	}
+}
