@@ -5,12 +5,16 @@
 
 #include <linux/types.h>
 #include <linux/bpf.h>
+#include <linux/in.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define inline_fn static __always_inline
+#ifndef NULL
+#define NULL ((void *)0)
+#endif
 #define memcpy __builtin_memcpy
 #define memset __builtin_memset
 

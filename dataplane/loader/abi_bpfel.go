@@ -18,6 +18,70 @@ type BPFAddr struct {
 	B [16]uint8
 }
 
+type BPFAffinity struct {
+	_          structs.HostLayout
+	Backend    uint32
+	Generation uint32
+	Last       uint32
+}
+
+type BPFAffinityKey struct {
+	_       structs.HostLayout
+	Client  BPFAddr
+	Service uint32
+}
+
+type BPFBackend struct {
+	_          structs.HostLayout
+	Addr       BPFAddr
+	Port       uint16
+	Flags      uint8
+	Weight     uint8
+	Service    uint32
+	Generation uint32
+	Pad        uint32
+}
+
+type BPFBackendLoad struct {
+	_     structs.HostLayout
+	Open  uint32
+	Pad   uint32
+	Total uint64
+}
+
+type BPFCt struct {
+	_          structs.HostLayout
+	Saddr      BPFAddr
+	Daddr      BPFAddr
+	Sport      uint16
+	Dport      uint16
+	Service    uint32
+	Backend    uint32
+	Last       uint32
+	State      uint8
+	Flags      uint8
+	Pad        uint16
+	Generation uint32
+}
+
+type BPFCtKey struct {
+	_     structs.HostLayout
+	Saddr BPFAddr
+	Daddr BPFAddr
+	Sport uint16
+	Dport uint16
+	Proto uint8
+	Pad   [3]uint8
+}
+
+type BPFCtState uint32
+
+const (
+	BPFCtStateCtNew         BPFCtState = 0
+	BPFCtStateCtEstablished BPFCtState = 1
+	BPFCtStateCtClosing     BPFCtState = 2
+)
+
 type BPFDropCounter struct {
 	_       structs.HostLayout
 	Packets uint64
@@ -49,14 +113,138 @@ const (
 	BPFDropReasonDropReasonCount      BPFDropReason = 19
 )
 
+type BPFFrag struct {
+	_     structs.HostLayout
+	Sport uint16
+	Dport uint16
+}
+
+type BPFFragKey struct {
+	_     structs.HostLayout
+	Saddr BPFAddr
+	Daddr BPFAddr
+	Id    uint32
+	Proto uint8
+	Pad   [3]uint8
+}
+
+type BPFLbCounterIndex uint32
+
+const (
+	BPFLbCounterIndexLbForwarded    BPFLbCounterIndex = 0
+	BPFLbCounterIndexLbReturned     BPFLbCounterIndex = 1
+	BPFLbCounterIndexLbNew          BPFLbCounterIndex = 2
+	BPFLbCounterIndexLbSockConnect  BPFLbCounterIndex = 3
+	BPFLbCounterIndexLbSockRefused  BPFLbCounterIndex = 4
+	BPFLbCounterIndexLbCtFull       BPFLbCounterIndex = 5
+	BPFLbCounterIndexLbSnatRetry    BPFLbCounterIndex = 6
+	BPFLbCounterIndexLbAffinityHit  BPFLbCounterIndex = 7
+	BPFLbCounterIndexLbEcho         BPFLbCounterIndex = 8
+	BPFLbCounterIndexLbRejected     BPFLbCounterIndex = 9
+	BPFLbCounterIndexLbCounterCount BPFLbCounterIndex = 10
+)
+
+type BPFService struct {
+	_         structs.HostLayout
+	Id        uint32
+	Flags     uint16
+	Algorithm uint8
+	Pad       uint8
+	Out       BPFSlotRun
+	In        BPFSlotRun
+	Affinity  uint32
+	Pad2      uint32
+}
+
+type BPFServiceAlgorithm uint32
+
+const (
+	BPFServiceAlgorithmAlgorithmRandom BPFServiceAlgorithm = 0
+	BPFServiceAlgorithmAlgorithmMaglev BPFServiceAlgorithm = 1
+	BPFServiceAlgorithmAlgorithmLeast  BPFServiceAlgorithm = 2
+)
+
+type BPFServiceKey struct {
+	_     structs.HostLayout
+	Addr  BPFAddr
+	Port  uint16
+	Proto uint8
+	Pad   uint8
+}
+
+type BPFSlotElem struct {
+	_  structs.HostLayout
+	Id [16]uint32
+}
+
+type BPFSlotRun struct {
+	_     structs.HostLayout
+	Base  uint32
+	Count uint32
+}
+
+type BPFSockPeer struct {
+	_           structs.HostLayout
+	ServiceAddr BPFAddr
+	BackendAddr BPFAddr
+	ServicePort uint16
+	BackendPort uint16
+	Backend     uint32
+	Generation  uint32
+	Counted     uint32
+}
+
+type BPFSockRev struct {
+	_    structs.HostLayout
+	Addr BPFAddr
+	Port uint16
+	Pad  uint16
+}
+
+type BPFSockRevKey struct {
+	_      structs.HostLayout
+	Cookie uint64
+	Addr   BPFAddr
+	Port   uint16
+	Pad    [3]uint16
+}
+
+type BPFSourceRangeKey struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Service   uint32
+	Addr      BPFAddr
+}
+
+type BPFVipBits struct {
+	_    structs.HostLayout
+	Bits [1024]uint64
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	BPFMapDrops          = "drops"
-	BPFVarAbiAddr        = "abi_addr"
-	BPFVarAbiDropCounter = "abi_drop_counter"
-	BPFVarAbiDropReason  = "abi_drop_reason"
+	BPFMapAffinities          = "affinities"
+	BPFMapBackendLoads        = "backend_loads"
+	BPFMapBackends            = "backends"
+	BPFMapCtAny               = "ct_any"
+	BPFMapCtTcp               = "ct_tcp"
+	BPFMapDrops               = "drops"
+	BPFMapFrags               = "frags"
+	BPFMapLbCounters          = "lb_counters"
+	BPFMapServices            = "services"
+	BPFMapSlots               = "slots"
+	BPFMapSockPeers           = "sock_peers"
+	BPFMapSockRevs            = "sock_revs"
+	BPFMapSockSkip            = "sock_skip"
+	BPFMapSourceRanges        = "source_ranges"
+	BPFMapVipFilter           = "vip_filter"
+	BPFVarAbiAddr             = "abi_addr"
+	BPFVarAbiCtState          = "abi_ct_state"
+	BPFVarAbiDropReason       = "abi_drop_reason"
+	BPFVarAbiLbCounterIndex   = "abi_lb_counter_index"
+	BPFVarAbiServiceAlgorithm = "abi_service_algorithm"
 )
 
 // LoadBPF returns the embedded CollectionSpec for BPF.
@@ -107,16 +295,32 @@ type BPFProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type BPFMapSpecs struct {
-	Drops *ebpf.MapSpec `ebpf:"drops"`
+	Affinities   *ebpf.MapSpec `ebpf:"affinities"`
+	BackendLoads *ebpf.MapSpec `ebpf:"backend_loads"`
+	Backends     *ebpf.MapSpec `ebpf:"backends"`
+	CtAny        *ebpf.MapSpec `ebpf:"ct_any"`
+	CtTcp        *ebpf.MapSpec `ebpf:"ct_tcp"`
+	Drops        *ebpf.MapSpec `ebpf:"drops"`
+	Frags        *ebpf.MapSpec `ebpf:"frags"`
+	LbCounters   *ebpf.MapSpec `ebpf:"lb_counters"`
+	Services     *ebpf.MapSpec `ebpf:"services"`
+	Slots        *ebpf.MapSpec `ebpf:"slots"`
+	SockPeers    *ebpf.MapSpec `ebpf:"sock_peers"`
+	SockRevs     *ebpf.MapSpec `ebpf:"sock_revs"`
+	SockSkip     *ebpf.MapSpec `ebpf:"sock_skip"`
+	SourceRanges *ebpf.MapSpec `ebpf:"source_ranges"`
+	VipFilter    *ebpf.MapSpec `ebpf:"vip_filter"`
 }
 
 // BPFVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type BPFVariableSpecs struct {
-	AbiAddr        *ebpf.VariableSpec `ebpf:"abi_addr"`
-	AbiDropCounter *ebpf.VariableSpec `ebpf:"abi_drop_counter"`
-	AbiDropReason  *ebpf.VariableSpec `ebpf:"abi_drop_reason"`
+	AbiAddr             *ebpf.VariableSpec `ebpf:"abi_addr"`
+	AbiCtState          *ebpf.VariableSpec `ebpf:"abi_ct_state"`
+	AbiDropReason       *ebpf.VariableSpec `ebpf:"abi_drop_reason"`
+	AbiLbCounterIndex   *ebpf.VariableSpec `ebpf:"abi_lb_counter_index"`
+	AbiServiceAlgorithm *ebpf.VariableSpec `ebpf:"abi_service_algorithm"`
 }
 
 // BPFObjects contains all objects after they have been loaded into the kernel.
@@ -139,12 +343,40 @@ func (o *BPFObjects) Close() error {
 //
 // It can be passed to LoadBPFObjects or ebpf.CollectionSpec.LoadAndAssign.
 type BPFMaps struct {
-	Drops *ebpf.Map `ebpf:"drops"`
+	Affinities   *ebpf.Map `ebpf:"affinities"`
+	BackendLoads *ebpf.Map `ebpf:"backend_loads"`
+	Backends     *ebpf.Map `ebpf:"backends"`
+	CtAny        *ebpf.Map `ebpf:"ct_any"`
+	CtTcp        *ebpf.Map `ebpf:"ct_tcp"`
+	Drops        *ebpf.Map `ebpf:"drops"`
+	Frags        *ebpf.Map `ebpf:"frags"`
+	LbCounters   *ebpf.Map `ebpf:"lb_counters"`
+	Services     *ebpf.Map `ebpf:"services"`
+	Slots        *ebpf.Map `ebpf:"slots"`
+	SockPeers    *ebpf.Map `ebpf:"sock_peers"`
+	SockRevs     *ebpf.Map `ebpf:"sock_revs"`
+	SockSkip     *ebpf.Map `ebpf:"sock_skip"`
+	SourceRanges *ebpf.Map `ebpf:"source_ranges"`
+	VipFilter    *ebpf.Map `ebpf:"vip_filter"`
 }
 
 func (m *BPFMaps) Close() error {
 	return _BPFClose(
+		m.Affinities,
+		m.BackendLoads,
+		m.Backends,
+		m.CtAny,
+		m.CtTcp,
 		m.Drops,
+		m.Frags,
+		m.LbCounters,
+		m.Services,
+		m.Slots,
+		m.SockPeers,
+		m.SockRevs,
+		m.SockSkip,
+		m.SourceRanges,
+		m.VipFilter,
 	)
 }
 
@@ -152,9 +384,11 @@ func (m *BPFMaps) Close() error {
 //
 // It can be passed to LoadBPFObjects or ebpf.CollectionSpec.LoadAndAssign.
 type BPFVariables struct {
-	AbiAddr        *ebpf.Variable `ebpf:"abi_addr"`
-	AbiDropCounter *ebpf.Variable `ebpf:"abi_drop_counter"`
-	AbiDropReason  *ebpf.Variable `ebpf:"abi_drop_reason"`
+	AbiAddr             *ebpf.Variable `ebpf:"abi_addr"`
+	AbiCtState          *ebpf.Variable `ebpf:"abi_ct_state"`
+	AbiDropReason       *ebpf.Variable `ebpf:"abi_drop_reason"`
+	AbiLbCounterIndex   *ebpf.Variable `ebpf:"abi_lb_counter_index"`
+	AbiServiceAlgorithm *ebpf.Variable `ebpf:"abi_service_algorithm"`
 }
 
 // BPFPrograms contains all programs after they have been loaded into the kernel.

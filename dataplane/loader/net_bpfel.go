@@ -13,6 +13,11 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type NetAddr struct {
+	_ structs.HostLayout
+	B [16]uint8
+}
+
 type NetBandwidth struct {
 	_    structs.HostLayout
 	Lock struct {
@@ -45,59 +50,38 @@ type NetIpcacheEntry struct {
 	_        structs.HostLayout
 	Identity uint32
 	Flags    uint32
-	Node     struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
+	Node     NetAddr
 }
 
 type NetIpcacheKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
-	Addr      struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
+	Addr      NetAddr
 }
 
 type NetMasqEntry struct {
 	_    structs.HostLayout
-	Addr struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
+	Addr NetAddr
 	Port uint16
 	Pad  [3]uint16
 	Last uint64
 }
 
 type NetMasqKey struct {
-	_     structs.HostLayout
-	Local struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
-	Remote struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
-	Lport uint16
-	Rport uint16
-	Proto uint8
-	Dir   uint8
-	Pad   uint16
+	_      structs.HostLayout
+	Local  NetAddr
+	Remote NetAddr
+	Lport  uint16
+	Rport  uint16
+	Proto  uint8
+	Dir    uint8
+	Pad    uint16
 }
 
 type NetUplink struct {
 	_     structs.HostLayout
-	Addr4 struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
-	Addr6 struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
+	Addr4 NetAddr
+	Addr6 NetAddr
 }
 
 // Names of all BPF objects in the ELF.

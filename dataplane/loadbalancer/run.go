@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loadbalancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/statedb"
+	"k8s.io/klog/v2"
+
+	"github.com/fairlead/fairlead/dataplane/loader"
+	"github.com/fairlead/fairlead/dataplane/tables"
+)
+
+// retryAfter is how long services that could not be programmed wait for their next try; a change of theirs tries at once.
+const retryAfter = 5 * time.Second
+
+// Run programs services until ctx ends. The programs it attached and the maps it filled stay: traffic goes on without it.
+// It attaches to devices and reads addresses of the network namespace of the calling thread.
+func Run(ctx context.Context, cfg Config) error {
+	b, err := newBalancer(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	err = b.run(ctx)
+	return errors.Join(err, b.close())
+}
+
+// balancer is Run's state.
+type balancer struct {
+	cfg     Config
+	log     klog.Logger
+	colls   []*ebpf.Collection
+	k       *kernel
+	rec     *reconciler
+	addrs   <-chan map[netip.Addr]bool
+	health  *healthServers
+	names   *namesWriter
+	metrics *metrics
+	zone    string
+	failed  map[tables.Name]string
+	stop    []func()
+}
+
+func newBalancer(ctx context.Context, cfg Config) (*balancer, error) {
+	if cfg.Tables == nil || cfg.Loader == nil {
+		return nil, errors.New("load balancer: Tables and Loader are required")
+	}
+	b := &balancer{cfg: cfg, log: klog.FromContext(ctx).WithName("loadbalancer"), failed: map[tables.Name]string{}}
+	maps, err := b.load()
+	if err != nil {
+		return nil, errors.Join(err, b.close())
+	}
+	if b.k, err = openKernel(maps); err != nil {
+		return nil, errors.Join(err, b.close())
+	}
+	b.rec = newReconciler(b.k)
+	if err := b.rec.adopt(); err != nil {
+		return nil, errors.Join(err, b.close())
+	}
+	addrs, stop, err := watchAddrs(ctx)
+	if err != nil {
+		return nil, errors.Join(err, b.close())
+	}
+	b.addrs = addrs
+	b.stop = append(b.stop, stop)
+	if err := b.attach(); err != nil {
+		return nil, errors.Join(err, b.close())
+	}
+	b.health = newHealthServers(b.log)
+	b.names = newNamesWriter(cfg.StateDir, b.log)
+	b.metrics = newMetrics(cfg.Registerer, maps, b.rec)
+	b.stop = append(b.stop, b.health.close, b.names.close, b.metrics.close)
+	return b, nil
+}
+
+func (b *balancer) close() error {
+	for i := len(b.stop) - 1; i >= 0; i-- {
+		b.stop[i]()
+	}
+	var err error
+	if b.k != nil {
+		err = b.k.close()
+	}
+	for _, c := range b.colls {
+		c.Close()
+	}
+	return err
+}
+
+// run watches the tables and keeps the kernel equal to them.
+func (b *balancer) run(ctx context.Context) error {
+	t := b.cfg.Tables
+	w := t.DB.WriteTxn(t.Services, t.EndpointSlices)
+	services, err := t.Services.Changes(w)
+	if err == nil {
+		defer services.Close()
+	}
+	slices, err2 := t.EndpointSlices.Changes(w)
+	if err2 == nil {
+		defer slices.Close()
+	}
+	w.Commit()
+	if err := errors.Join(err, err2); err != nil {
+		return fmt.Errorf("watch tables: %w", err)
+	}
+	// Nothing is removed before the tables hold all that the cluster has.
+	for _, wait := range []statedb.TableMeta{t.Services, t.EndpointSlices} {
+		for {
+			ok, ch := wait.Initialized(t.DB.ReadTxn())
+			if ok {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-ch:
+			}
+		}
+	}
+	first := true
+	var retry <-chan time.Time
+	slicesOf := map[tables.Name]tables.Name{} // slice -> service, to see a slice change hands
+	for {
+		txn := t.DB.ReadTxn()
+		dirty := map[tables.Name]bool{}
+		began := time.Now()
+		changes, servicesWatch := services.Next(txn)
+		for c := range changes {
+			dirty[c.Object.Name] = true
+		}
+		sliceChanges, slicesWatch := slices.Next(txn)
+		for c := range sliceChanges {
+			s := c.Object
+			dirty[s.ServiceName()] = true
+			if old, ok := slicesOf[s.Name]; ok && old != s.ServiceName() {
+				dirty[old] = true
+			}
+			if c.Deleted {
+				delete(slicesOf, s.Name)
+			} else {
+				slicesOf[s.Name] = s.ServiceName()
+			}
+		}
+		node, _, nodeWatch, _ := t.Nodes.GetWatch(txn, tables.NodeByName.Query(b.cfg.NodeName))
+		if node != nil && node.Zone != b.zone {
+			b.zone = node.Zone
+			for s := range t.Services.All(txn) {
+				dirty[s.Name] = true
+			}
+		}
+		for name := range b.rec.batch.redo {
+			dirty[name] = true
+		}
+		b.rec.batch.redo = nil
+		if retry == nil {
+			for name := range b.failed {
+				dirty[name] = true
+			}
+		}
+		if first {
+			select {
+			case a := <-b.addrs:
+				b.setAddrs(a)
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		b.sync(txn, dirty)
+		if first {
+			first = false
+			if err := b.rec.finish(); err != nil {
+				b.log.Error(err, "prune what an earlier agent left")
+			}
+			b.log.Info("services programmed", "services", len(b.rec.services), "took", time.Since(began))
+			if b.cfg.OnSynced != nil {
+				b.cfg.OnSynced()
+			}
+		}
+		if len(dirty) > 0 {
+			b.metrics.synced(len(dirty), time.Since(began))
+		}
+		if len(b.rec.batch.redo) > 0 && len(b.failed) == 0 {
+			continue
+		}
+		if len(b.failed) > 0 {
+			if retry == nil {
+				retry = time.After(retryAfter)
+			}
+		} else {
+			retry = nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-servicesWatch:
+		case <-slicesWatch:
+		case <-nodeWatch:
+		case <-retry:
+			retry = nil
+		case a := <-b.addrs:
+			b.setAddrs(a)
+			if err := b.rec.flush(); err != nil {
+				b.log.Error(err, "write node addresses")
+			}
+		}
+	}
+}
+
+// sync brings the dirty services to the state of the snapshot.
+func (b *balancer) sync(txn statedb.ReadTxn, dirty map[tables.Name]bool) {
+	if len(dirty) == 0 {
+		return
+	}
+	v := &view{txn: txn, tables: b.cfg.Tables, nodeName: b.cfg.NodeName, zone: b.zone}
+	for name := range dirty {
+		var spec serviceSpec
+		svc, _, found := b.cfg.Tables.Services.Get(txn, tables.ServiceByName.Query(name))
+		if found {
+			spec = v.desired(svc)
+		}
+		err := b.rec.apply(name, spec)
+		if herr := b.health.set(name, spec.health, spec.localOK); herr != nil {
+			err = errors.Join(err, herr)
+		}
+		b.report(name, err)
+	}
+	if err := b.rec.flush(); err != nil {
+		b.log.Error(err, "write services")
+	}
+	for name := range b.rec.batch.redo {
+		if b.rec.services[name] != nil && b.failed[name] == "" {
+			b.failed[name] = "services map not written"
+		}
+	}
+	b.names.update(txn, b.cfg.Tables, b.rec, dirty)
+}
+
+// report remembers that a service has a problem or no longer has, and tells the owner when that changes.
+func (b *balancer) report(name tables.Name, err error) {
+	was := b.failed[name]
+	switch {
+	case err == nil && was != "":
+		delete(b.failed, name)
+	case err != nil && err.Error() != was:
+		b.failed[name] = err.Error()
+		b.log.Info("service cannot be programmed as it says", "service", name.String(), "why", err.Error())
+	default:
+		return
+	}
+	if b.cfg.OnServiceError != nil {
+		b.cfg.OnServiceError(name, err)
+	}
+}
+
+func (b *balancer) setAddrs(addrs map[netip.Addr]bool) {
+	set := map[loader.BPFAddr]bool{}
+	for a := range addrs {
+		if len(b.cfg.NodePortAddresses) > 0 {
+			in := false
+			for _, p := range b.cfg.NodePortAddresses {
+				in = in || p.Contains(a)
+			}
+			if !in {
+				continue
+			}
+		}
+		set[loader.Addr(a.As16())] = true
+	}
+	b.rec.setNodeAddrs(set)
+}
