@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dns
+
+import (
+	"net/netip"
+	"strings"
+
+	"github.com/cilium/statedb"
+
+	"github.com/fairlead/fairlead/dataplane/tables"
+)
+
+// endpoint is a published endpoint of a headless service.
+type endpoint struct {
+	host  string // its label below the service's name
+	addr  netip.Addr
+	ports []tables.EndpointPort
+}
+
+// endpoints returns the published endpoints of svc: the ready ones, or all when it publishes not-ready addresses. An endpoint that two slices
+// hold, as happens while slices are rearranged, is returned once.
+func (z *Zone) endpoints(txn statedb.ReadTxn, svc *tables.Service) []endpoint {
+	var out []endpoint
+	seen := map[netip.Addr]int{}
+	for slice := range z.Tables.EndpointSlices.List(txn, tables.SliceByService.Query(svc.Name)) {
+		for i := range slice.Endpoints {
+			ep := &slice.Endpoints[i]
+			if ep.Conditions&tables.Ready == 0 && !svc.PublishNotReady {
+				continue
+			}
+			if at, dup := seen[ep.Addr]; dup {
+				out[at].ports = mergePorts(out[at].ports, slice.Ports)
+				continue
+			}
+			seen[ep.Addr] = len(out)
+			out = append(out, endpoint{host: hostLabel(ep), addr: ep.Addr, ports: slice.Ports})
+		}
+	}
+	return out
+}
+
+func mergePorts(have, more []tables.EndpointPort) []tables.EndpointPort {
+	merged := have
+next:
+	for _, p := range more {
+		for _, h := range have {
+			if h == p {
+				continue next
+			}
+		}
+		merged = append(merged[:len(merged):len(merged)], p)
+	}
+	return merged
+}
+
+// hostLabel is the endpoint's hostname in the sense of the specification: its own, else its address with dashes.
+func hostLabel(ep *tables.Endpoint) string {
+	if ep.Hostname != "" {
+		return strings.ToLower(ep.Hostname)
+	}
+	return strings.NewReplacer(".", "-", ":", "-").Replace(ep.Addr.String())
+}
+
+// dashedAddr reads an address written with dashes: 10-0-0-1, fd00--1.
+func dashedAddr(label string) (netip.Addr, bool) {
+	sep := "."
+	if strings.Count(label, "-") != 3 || strings.Contains(label, "--") || strings.ContainsAny(label, "abcdef") {
+		sep = ":"
+	}
+	a, err := netip.ParseAddr(strings.ReplaceAll(label, "-", sep))
+	return a, err == nil && a.Zone() == ""
+}
+
+func addrsOf(eps []endpoint) []netip.Addr {
+	out := make([]netip.Addr, len(eps))
+	for i, ep := range eps {
+		out[i] = ep.addr
+	}
+	return out
+}
+
+func isProtocol(label string) bool { return label == "_tcp" || label == "_udp" || label == "_sctp" }
+
+func protocolLabel(p tables.Protocol) string { return "_" + strings.ToLower(p.String()) }

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dns
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+
+	"github.com/coredns/coredns/plugin"
+	"github.com/coredns/coredns/plugin/pkg/dnsutil"
+	"github.com/coredns/coredns/plugin/pkg/fall"
+	"github.com/coredns/coredns/request"
+	"github.com/miekg/dns"
+)
+
+// Upstream resolves the targets of ExternalName services; CoreDNS's upstream package implements it.
+type Upstream interface {
+	Lookup(ctx context.Context, state request.Request, name string, typ uint16) (*dns.Msg, error)
+}
+
+// Handler is the CoreDNS plugin "fairlead".
+type Handler struct {
+	Next     plugin.Handler
+	Zone     *Zone
+	Reverse  []string // reverse zones answered for, such as "10.in-addr.arpa."
+	Fall     fall.F
+	Upstream Upstream
+}
+
+// Name implements plugin.Handler.
+func (h *Handler) Name() string { return "fairlead" }
+
+// Ready implements CoreDNS's readiness interface.
+func (h *Handler) Ready() bool { return h.Zone.Ready() }
+
+// ServeDNS answers questions in the zones and hands others on. Until the tables are complete it answers SERVFAIL, so that nobody remembers a
+// name as absent that only is not known yet.
+func (h *Handler) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	state := request.Request{W: w, Req: r}
+	name := state.Name() // lower case
+	forward := dns.IsSubDomain(h.Zone.Domain, name)
+	zone := h.Zone.Domain
+	if !forward {
+		if zone = plugin.Zones(h.Reverse).Matches(name); zone == "" {
+			return plugin.NextOrFailure(h.Name(), h.Next, ctx, w, r)
+		}
+	}
+	if state.QClass() != dns.ClassINET {
+		return plugin.NextOrFailure(h.Name(), h.Next, ctx, w, r)
+	}
+	if !h.Zone.Ready() {
+		return dns.RcodeServerFailure, nil
+	}
+	var a Answer
+	if forward {
+		a = h.Zone.Lookup(name, state.QType())
+	} else {
+		addr, err := netip.ParseAddr(dnsutil.ExtractAddressFromReverse(name))
+		known := false
+		if err == nil {
+			a, known = h.Zone.Reverse(name, addr, state.QType())
+		}
+		if !known { // the network's own reverse zones may know it
+			return plugin.NextOrFailure(h.Name(), h.Next, ctx, w, r)
+		}
+	}
+	if a.Rcode == dns.RcodeNameError && h.Fall.Through(name) {
+		return plugin.NextOrFailure(h.Name(), h.Next, ctx, w, r)
+	}
+	return h.reply(ctx, state, zone, a)
+}
+
+func (h *Handler) reply(ctx context.Context, state request.Request, zone string, a Answer) (int, error) {
+	if a.Rcode == dns.RcodeServerFailure {
+		return a.Rcode, nil
+	}
+	m := new(dns.Msg)
+	m.SetRcode(state.Req, a.Rcode)
+	m.Authoritative = true
+	m.Answer, m.Extra = a.Answer, a.Extra
+	if a.Alias != "" && h.Upstream != nil {
+		if up, err := h.Upstream.Lookup(ctx, state, a.Alias, state.QType()); err == nil && up != nil {
+			m.Answer = append(m.Answer, up.Answer...)
+			m.Authoritative = false
+		}
+	}
+	if len(m.Answer) == 0 {
+		soa := h.Zone.SOA()
+		soa.Header().Name = zone
+		m.Ns = []dns.RR{soa}
+	}
+	keepCase(m, state.Name(), state.QName())
+	if err := state.W.WriteMsg(m); err != nil {
+		return dns.RcodeServerFailure, err
+	}
+	return dns.RcodeSuccess, nil
+}
+
+// keepCase writes the records of the asked name as the asker wrote it, which resolvers that mix case to detect spoofing compare (draft-vixie-dnsext-dns0x20).
+func keepCase(m *dns.Msg, lower, asked string) {
+	if lower == asked {
+		return
+	}
+	for _, rr := range m.Answer {
+		if strings.EqualFold(rr.Header().Name, lower) {
+			rr.Header().Name = asked
+		}
+	}
+}

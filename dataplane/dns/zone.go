@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dns
+
+import (
+	"net/netip"
+	"strings"
+
+	"github.com/cilium/statedb"
+	"github.com/miekg/dns"
+
+	"github.com/fairlead/fairlead/dataplane/tables"
+)
+
+// SchemaVersion is the version of the specification that the records follow (section 1, section 2.2).
+const SchemaVersion = "1.1.0"
+
+// PodMode says how names of the form a-b-c-d.<ns>.pod.<zone> are answered (section 2.6).
+type PodMode int
+
+const (
+	PodsDisabled PodMode = iota // NXDOMAIN
+	PodsInsecure                // whatever address the name spells
+)
+
+// Zone answers for one cluster domain from the tables.
+type Zone struct {
+	Domain string // fully qualified and lower case: "cluster.local."
+	TTL    uint32 // seconds, of every record but dns-version's
+	Pods   PodMode
+	Tables *tables.Tables
+}
+
+// Answer is the outcome of a lookup. Records carry the names as they are in the zone, in lower case.
+type Answer struct {
+	Rcode  int // RcodeSuccess with no Records is NODATA
+	Answer []dns.RR
+	Extra  []dns.RR
+	// Alias is the target of an ExternalName service that is outside the zone: the caller resolves it. Answer holds the CNAME.
+	Alias string
+}
+
+var nxdomain = Answer{Rcode: dns.RcodeNameError}
+
+// maxAliases bounds chains of ExternalName services that point at each other.
+const maxAliases = 8
+
+// Ready reports whether the tables hold the whole cluster yet.
+func (z *Zone) Ready() bool {
+	txn := z.Tables.DB.ReadTxn()
+	services, _ := z.Tables.Services.Initialized(txn)
+	slices, _ := z.Tables.EndpointSlices.Initialized(txn)
+	return services && slices
+}
+
+// Lookup answers a question; name is fully qualified, in lower case, and in the zone.
+func (z *Zone) Lookup(name string, qtype uint16) Answer {
+	return z.lookup(z.Tables.DB.ReadTxn(), name, qtype, maxAliases)
+}
+
+func (z *Zone) lookup(txn statedb.ReadTxn, name string, qtype uint16, aliases int) Answer {
+	rel := strings.TrimSuffix(strings.TrimSuffix(name, z.Domain), ".")
+	if rel == "" {
+		return z.apex(qtype)
+	}
+	labels := strings.Split(rel, ".")
+	last := labels[len(labels)-1]
+	switch {
+	case rel == "dns-version":
+		return z.version(name, qtype)
+	case last == "svc":
+		return z.service(txn, name, labels[:len(labels)-1], qtype, aliases)
+	case last == "pod" && z.Pods != PodsDisabled:
+		return z.pod(txn, name, labels[:len(labels)-1], qtype)
+	}
+	return nxdomain
+}
+
+func (z *Zone) apex(qtype uint16) Answer {
+	switch qtype {
+	case dns.TypeSOA, dns.TypeANY:
+		return Answer{Answer: []dns.RR{z.SOA()}}
+	case dns.TypeNS:
+		return Answer{Answer: []dns.RR{&dns.NS{Hdr: z.header(z.Domain, dns.TypeNS), Ns: "ns.dns." + z.Domain}}}
+	}
+	return Answer{}
+}
+
+// version is the record of section 2.2.
+func (z *Zone) version(name string, qtype uint16) Answer {
+	if qtype != dns.TypeTXT && qtype != dns.TypeANY {
+		return Answer{}
+	}
+	h := z.header(name, dns.TypeTXT)
+	h.Ttl = 28800
+	return Answer{Answer: []dns.RR{&dns.TXT{Hdr: h, Txt: []string{SchemaVersion}}}}
+}
+
+// service answers names below svc.<zone>; labels are what stands before it.
+func (z *Zone) service(txn statedb.ReadTxn, name string, labels []string, qtype uint16, aliases int) Answer {
+	n := len(labels)
+	switch n {
+	case 0:
+		return Answer{}
+	case 1:
+		return z.namespace(txn, labels[0])
+	}
+	svc, _, found := z.Tables.Services.Get(txn, tables.ServiceByName.Query(tables.Name{Namespace: labels[n-1], Name: labels[n-2]}))
+	if !found {
+		return nxdomain
+	}
+	if svc.Type == tables.ExternalName {
+		if n > 2 {
+			return nxdomain
+		}
+		return z.alias(txn, name, svc, qtype, aliases)
+	}
+	if !svc.Headless && len(svc.ClusterIPs) == 0 {
+		return nxdomain
+	}
+	eps := func() []endpoint { return z.endpoints(txn, svc) }
+	switch {
+	case n == 2 && !svc.Headless:
+		return Answer{Answer: z.addresses(name, svc.ClusterIPs, qtype)}
+	case n == 2:
+		all := eps()
+		if len(all) == 0 {
+			return nxdomain // section 2.4.1
+		}
+		return Answer{Answer: z.addresses(name, addrsOf(all), qtype)}
+	case n == 3 && isProtocol(labels[0]):
+		return z.emptyNonTerminal(svc, labels[0])
+	case n == 3 && svc.Headless:
+		return z.hostname(name, labels[0], eps(), qtype)
+	case n == 4 && strings.HasPrefix(labels[0], "_") && isProtocol(labels[1]):
+		return z.srv(name, svc, labels[0][1:], labels[1], eps, qtype)
+	}
+	return nxdomain
+}
+
+// namespace answers <ns>.svc.<zone>: it has no records, and exists when there is a service below it (RFC 8020).
+func (z *Zone) namespace(txn statedb.ReadTxn, ns string) Answer {
+	for range z.Tables.Services.Prefix(txn, tables.ServiceByName.Query(tables.Name{Namespace: ns})) {
+		return Answer{}
+	}
+	return nxdomain
+}
+
+// alias answers for an ExternalName service (section 2.5). A target inside the zone is resolved here.
+func (z *Zone) alias(txn statedb.ReadTxn, name string, svc *tables.Service, qtype uint16, aliases int) Answer {
+	target := dns.Fqdn(strings.ToLower(svc.ExternalName))
+	if _, ok := dns.IsDomainName(target); !ok || svc.ExternalName == "" {
+		return Answer{Rcode: dns.RcodeServerFailure}
+	}
+	cname := &dns.CNAME{Hdr: z.header(name, dns.TypeCNAME), Target: target}
+	if qtype == dns.TypeCNAME {
+		return Answer{Answer: []dns.RR{cname}}
+	}
+	if !dns.IsSubDomain(z.Domain, target) {
+		return Answer{Answer: []dns.RR{cname}, Alias: target}
+	}
+	if aliases == 0 {
+		return Answer{Rcode: dns.RcodeServerFailure}
+	}
+	a := z.lookup(txn, target, qtype, aliases-1)
+	a.Answer = append([]dns.RR{cname}, a.Answer...)
+	return a
+}
+
+// hostname answers <hostname>.<service>... of a headless service (section 2.4.1).
+func (z *Zone) hostname(name, host string, eps []endpoint, qtype uint16) Answer {
+	var addrs []netip.Addr
+	for _, ep := range eps {
+		if strings.EqualFold(ep.host, host) {
+			addrs = append(addrs, ep.addr)
+		}
+	}
+	if len(addrs) == 0 {
+		return nxdomain
+	}
+	return Answer{Answer: z.addresses(name, addrs, qtype)}
+}
+
+// emptyNonTerminal answers _<proto>.<service>...: it exists when a named port of that protocol does.
+func (z *Zone) emptyNonTerminal(svc *tables.Service, proto string) Answer {
+	for _, p := range svc.Ports {
+		if p.Name != "" && protocolLabel(p.Protocol) == proto {
+			return Answer{}
+		}
+	}
+	return nxdomain
+}
+
+// srv answers _<port>._<proto>.<service>... (sections 2.3.2 and 2.4.2).
+func (z *Zone) srv(name string, svc *tables.Service, port, proto string, eps func() []endpoint, qtype uint16) Answer {
+	base := svc.Name.Name + "." + svc.Name.Namespace + ".svc." + z.Domain
+	wanted := qtype == dns.TypeSRV || qtype == dns.TypeANY
+	var a Answer
+	found := false
+	record := func(target string, port uint16, addrs []netip.Addr) {
+		found = true
+		if !wanted {
+			return
+		}
+		a.Answer = append(a.Answer, &dns.SRV{Hdr: z.header(name, dns.TypeSRV), Priority: 0, Weight: 100, Port: port, Target: target})
+		a.Extra = append(a.Extra, z.addresses(target, addrs, dns.TypeANY)...)
+	}
+	if !svc.Headless {
+		for _, p := range svc.Ports {
+			if strings.EqualFold(p.Name, port) && protocolLabel(p.Protocol) == proto {
+				record(base, p.Port, svc.ClusterIPs)
+			}
+		}
+	} else {
+		seen := map[string]bool{}
+		for _, ep := range eps() {
+			for _, p := range ep.ports {
+				if !strings.EqualFold(p.Name, port) || protocolLabel(p.Protocol) != proto {
+					continue
+				}
+				if seen[ep.host] {
+					found = true
+					if wanted {
+						a.Extra = append(a.Extra, z.addresses(ep.host+"."+base, []netip.Addr{ep.addr}, dns.TypeANY)...)
+					}
+					continue
+				}
+				seen[ep.host] = true
+				record(ep.host+"."+base, p.Port, []netip.Addr{ep.addr})
+			}
+		}
+	}
+	if !found {
+		return nxdomain
+	}
+	return a
+}
+
+// pod answers a-b-c-d.<ns>.pod.<zone> (section 2.6).
+func (z *Zone) pod(txn statedb.ReadTxn, name string, labels []string, qtype uint16) Answer {
+	switch len(labels) {
+	case 0:
+		return Answer{}
+	case 1:
+		return z.namespace(txn, labels[0])
+	case 2:
+		if addr, ok := dashedAddr(labels[0]); ok {
+			return Answer{Answer: z.addresses(name, []netip.Addr{addr}, qtype)}
+		}
+	}
+	return nxdomain
+}
+
+// Reverse answers a PTR question for addr (sections 2.3.3 and 2.4.3). ok is false when the address is none of the cluster's.
+func (z *Zone) Reverse(name string, addr netip.Addr, qtype uint16) (a Answer, ok bool) {
+	txn := z.Tables.DB.ReadTxn()
+	record := func(target string) {
+		ok = true
+		if qtype == dns.TypePTR || qtype == dns.TypeANY {
+			a.Answer = append(a.Answer, &dns.PTR{Hdr: z.header(name, dns.TypePTR), Ptr: target})
+		}
+	}
+	for svc := range z.Tables.Services.List(txn, tables.ServiceByClusterIP.Query(addr)) {
+		record(svc.Name.Name + "." + svc.Name.Namespace + ".svc." + z.Domain)
+	}
+	seen := map[tables.Name]bool{} // several slices of a service may hold the address
+	for slice := range z.Tables.EndpointSlices.List(txn, tables.SliceByEndpoint.Query(addr)) {
+		if seen[slice.ServiceName()] {
+			continue
+		}
+		seen[slice.ServiceName()] = true
+		svc, _, found := z.Tables.Services.Get(txn, tables.ServiceByName.Query(slice.ServiceName()))
+		if !found || !svc.Headless {
+			continue
+		}
+		for _, ep := range z.endpoints(txn, svc) {
+			if ep.addr == addr {
+				record(ep.host + "." + svc.Name.Name + "." + svc.Name.Namespace + ".svc." + z.Domain)
+			}
+		}
+	}
+	return a, ok
+}
+
+// SOA is the zone's start of authority; its minimum is the time to live of negative answers (RFC 2308).
+func (z *Zone) SOA() dns.RR {
+	return &dns.SOA{
+		Hdr: z.header(z.Domain, dns.TypeSOA), Ns: "ns.dns." + z.Domain, Mbox: "hostmaster." + z.Domain,
+		Serial: 1, Refresh: 7200, Retry: 1800, Expire: 86400, Minttl: z.TTL,
+	}
+}
+
+func (z *Zone) header(name string, rrtype uint16) dns.RR_Header {
+	return dns.RR_Header{Name: name, Rrtype: rrtype, Class: dns.ClassINET, Ttl: z.TTL}
+}
+
+// addresses returns the A and AAAA records of name that qtype asks for.
+func (z *Zone) addresses(name string, addrs []netip.Addr, qtype uint16) []dns.RR {
+	var out []dns.RR
+	for _, a := range addrs {
+		switch {
+		case a.Is4() && (qtype == dns.TypeA || qtype == dns.TypeANY):
+			out = append(out, &dns.A{Hdr: z.header(name, dns.TypeA), A: a.AsSlice()})
+		case a.Is6() && (qtype == dns.TypeAAAA || qtype == dns.TypeANY):
+			out = append(out, &dns.AAAA{Hdr: z.header(name, dns.TypeAAAA), AAAA: a.AsSlice()})
+		}
+	}
+	return out
+}
