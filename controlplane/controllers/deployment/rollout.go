@@ -220,4 +220,6 @@ func specReplicas(sets []*appsv1.ReplicaSet) (n int32) {
 }
 
 // available is how many of rs's declared replicas are available: the status may still count some that were scaled away.
-func available(rs *appsv1.ReplicaSet) int32 { return min(rs.Status.AvailableReplicas, *rs.Spec.Replicas) }
+func available(rs *appsv1.ReplicaSet) int32 {
+	return min(rs.Status.AvailableReplicas, *rs.Spec.Replicas)
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package clusterdns
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/utils/clock"
+
+	"github.com/fairlead/fairlead/controlplane/controllers/controller"
+)
+
+func node(name string, ready corev1.ConditionStatus, ips ...string) *corev1.Node {
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}}
+	for _, ip := range ips {
+		n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip})
+	}
+	return n
+}
+
+// run starts the controller on a fake API, lets it come to rest, calls step, and lets it come to rest again.
+func run(t *testing.T, client *fake.Clientset, step func()) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(context.Background())
+		c := &controller.Context{Client: client, Clock: clock.RealClock{}, Informers: informers.NewSharedInformerFactory(client, 0)}
+		c.Settings.ClusterDNS, c.Settings.DNSPort = []string{"10.96.0.10"}, 10053
+		d := New(c)
+		c.Informers.Start(ctx.Done())
+		done := make(chan error)
+		go func() { done <- d.Run(ctx) }()
+		synctest.Wait()
+		step()
+		synctest.Wait()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		c.Informers.Shutdown()
+	})
+}
+
+func endpointsOf(t *testing.T, client *fake.Clientset) map[string]discoveryv1.Endpoint {
+	t.Helper()
+	list, err := client.DiscoveryV1().EndpointSlices(namespace).List(context.Background(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]discoveryv1.Endpoint{}
+	for _, s := range list.Items {
+		for _, ep := range s.Endpoints {
+			out[*ep.NodeName] = ep
+		}
+	}
+	return out
+}
+
+func TestServiceAndEndpointsFollowTheNodes(t *testing.T) {
+	client := fake.NewClientset(node("a", corev1.ConditionTrue, "10.0.0.1"), node("b", corev1.ConditionFalse, "10.0.0.2"))
+	// The fake API server allocates nothing: give the Service its families as the real one does.
+	svc := (&Controller{ctx: &controller.Context{Settings: controller.Settings{ClusterDNS: []string{"10.96.0.10"}, DNSPort: 10053}}}).service()
+	svc.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
+	client.Tracker().Add(svc)
+	run(t, client, func() {
+		eps := endpointsOf(t, client)
+		if len(eps) != 2 || !*eps["a"].Conditions.Ready || *eps["b"].Conditions.Ready || eps["a"].Hints.ForNodes[0].Name != "a" {
+			t.Errorf("endpoints %v, want a ready and b not, each hinted to its node", eps)
+		}
+		client.CoreV1().Nodes().Update(context.Background(), node("b", corev1.ConditionTrue, "10.0.0.2"), metav1.UpdateOptions{})
+		client.CoreV1().Nodes().Delete(context.Background(), "a", metav1.DeleteOptions{})
+	})
+	eps := endpointsOf(t, client)
+	if _, gone := eps["a"]; gone || len(eps) != 1 || !*eps["b"].Conditions.Ready {
+		t.Errorf("endpoints %v, want only b, ready", eps)
+	}
+}
+
+func TestServiceIsMadeWhenAbsent(t *testing.T) {
+	client := fake.NewClientset()
+	run(t, client, func() {})
+	svc, err := client.CoreV1().Services(namespace).Get(context.Background(), serviceName, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if svc.Spec.ClusterIP != "10.96.0.10" || len(svc.Spec.Ports) != 2 || svc.Spec.Ports[0].TargetPort.IntVal != 10053 {
+		t.Errorf("service %+v", svc.Spec)
+	}
+}
+
+func TestAnotherDNSDeploymentIsLeftAlone(t *testing.T) {
+	other := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: serviceName},
+		Spec: corev1.ServiceSpec{Selector: map[string]string{"k8s-app": "kube-dns"}, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}}}
+	client := fake.NewClientset(other, node("a", corev1.ConditionTrue, "10.0.0.1"))
+	run(t, client, func() {})
+	if eps := endpointsOf(t, client); len(eps) != 0 {
+		t.Errorf("wrote endpoints %v for a Service of somebody else", eps)
+	}
+}
+
+func TestManyNodesAreSpreadOverSlices(t *testing.T) {
+	svc := &corev1.Service{Spec: corev1.ServiceSpec{IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}}}
+	var nodes []*corev1.Node
+	for i := range 2000 {
+		nodes = append(nodes, node(fmt.Sprint("n", i), corev1.ConditionTrue, fmt.Sprintf("10.0.%d.%d", i/250, i%250+1)))
+	}
+	total := 0
+	for name, s := range desired(svc, nodes) {
+		total += len(s.Endpoints)
+		if len(s.Endpoints) > 2*perSlice {
+			t.Errorf("slice %s has %d endpoints", name, len(s.Endpoints))
+		}
+	}
+	if total != len(nodes) {
+		t.Errorf("%d endpoints for %d nodes", total, len(nodes))
+	}
+}
