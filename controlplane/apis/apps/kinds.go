@@ -26,16 +26,17 @@ func Resources() []resource.Resource {
 
 func deployments() resource.Kind[*v1.Deployment] {
 	return resource.Kind[*v1.Deployment]{
-		GVR:        group.WithResource("deployments"),
-		Kind:       "Deployment",
-		ShortNames: []string{"deploy"},
-		Categories: []string{"all"},
-		New:        func() *v1.Deployment { return &v1.Deployment{} },
-		NewList:    func() runtime.Object { return &v1.DeploymentList{} },
-		HasStatus:  true,
-		Scale:      deploymentScale(),
-		Default:    defaultDeployment,
-		Columns:    deploymentColumns(),
+		GVR:           group.WithResource("deployments"),
+		Kind:          "Deployment",
+		ShortNames:    []string{"deploy"},
+		Categories:    []string{"all"},
+		New:           func() *v1.Deployment { return &v1.Deployment{} },
+		NewList:       func() runtime.Object { return &v1.DeploymentList{} },
+		HasStatus:     true,
+		Scale:         deploymentScale(),
+		Default:       defaultDeployment,
+		Columns:       deploymentColumns(),
+		PrepareUpdate: prepareDeploymentUpdate,
 	}
 }
 
@@ -72,15 +73,17 @@ func statefulSets() resource.Kind[*v1.StatefulSet] {
 
 func daemonSets() resource.Kind[*v1.DaemonSet] {
 	return resource.Kind[*v1.DaemonSet]{
-		GVR:        group.WithResource("daemonsets"),
-		Kind:       "DaemonSet",
-		ShortNames: []string{"ds"},
-		Categories: []string{"all"},
-		New:        func() *v1.DaemonSet { return &v1.DaemonSet{} },
-		NewList:    func() runtime.Object { return &v1.DaemonSetList{} },
-		HasStatus:  true,
-		Default:    defaultDaemonSet,
-		Columns:    daemonSetColumns(),
+		GVR:           group.WithResource("daemonsets"),
+		Kind:          "DaemonSet",
+		ShortNames:    []string{"ds"},
+		Categories:    []string{"all"},
+		New:           func() *v1.DaemonSet { return &v1.DaemonSet{} },
+		NewList:       func() runtime.Object { return &v1.DaemonSetList{} },
+		HasStatus:     true,
+		Default:       defaultDaemonSet,
+		Columns:       daemonSetColumns(),
+		PrepareCreate: prepareDaemonSet,
+		PrepareUpdate: prepareDaemonSetUpdate,
 	}
 }
 

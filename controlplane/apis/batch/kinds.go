@@ -34,6 +34,7 @@ func jobs() resource.Kind[*v1.Job] {
 		Fields:             jobFields,
 		Default:            defaultJob,
 		Columns:            jobColumns(),
+		PrepareCreate:      prepareJob,
 	}
 }
 

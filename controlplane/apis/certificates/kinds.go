@@ -34,6 +34,9 @@ func certificateSigningRequests() resource.Kind[*v1.CertificateSigningRequest] {
 		NoGeneration:  true,
 		Fields:        signingRequestFields,
 		Columns:       signingRequestColumns(),
+		PrepareCreate: prepareSigningRequest,
+		PrepareUpdate: prepareSigningRequestUpdate,
+		PrepareStatus: prepareSigningRequestStatus,
 	}
 }
 
@@ -62,5 +65,6 @@ func podCertificateRequests() resource.Kind[*v1.PodCertificateRequest] {
 		ConditionalUpdateOnly: true,
 		Fields:                podCertificateFields,
 		Default:               defaultPodCertificateRequest,
+		PrepareStatus:         preparePodCertificateStatus,
 	}
 }

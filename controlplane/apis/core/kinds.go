@@ -38,17 +38,20 @@ func Resources() []resource.Resource {
 
 func pods() resource.Kind[*v1.Pod] {
 	return resource.Kind[*v1.Pod]{
-		GVR:         group.WithResource("pods"),
-		Kind:        "Pod",
-		ShortNames:  []string{"po"},
-		Categories:  []string{"all"},
-		New:         func() *v1.Pod { return &v1.Pod{} },
-		NewList:     func() runtime.Object { return &v1.PodList{} },
-		HasStatus:   true,
-		Fields:      podFields,
-		IndexFields: []string{"spec.nodeName"},
-		Default:     podspec.DefaultPod,
-		Columns:     podColumns(),
+		GVR:           group.WithResource("pods"),
+		Kind:          "Pod",
+		ShortNames:    []string{"po"},
+		Categories:    []string{"all"},
+		New:           func() *v1.Pod { return &v1.Pod{} },
+		NewList:       func() runtime.Object { return &v1.PodList{} },
+		HasStatus:     true,
+		Fields:        podFields,
+		IndexFields:   []string{"spec.nodeName"},
+		Default:       podspec.DefaultPod,
+		Columns:       podColumns(),
+		PrepareCreate: preparePod,
+		PrepareStatus: preparePodStatus,
+		GracePeriod:   podGracePeriod,
 	}
 }
 
@@ -93,6 +96,8 @@ func services() resource.Kind[*v1.Service] {
 		CreateOnUpdate: true,
 		Default:        defaultService,
 		Columns:        serviceColumns(),
+		PrepareCreate:  prepareService,
+		PrepareUpdate:  prepareServiceUpdate,
 	}
 }
 
@@ -112,17 +117,20 @@ func endpoints() resource.Kind[*v1.Endpoints] {
 
 func nodes() resource.Kind[*v1.Node] {
 	return resource.Kind[*v1.Node]{
-		GVR:           group.WithResource("nodes"),
-		Kind:          "Node",
-		ShortNames:    []string{"no"},
-		ClusterScoped: true,
-		New:           func() *v1.Node { return &v1.Node{} },
-		NewList:       func() runtime.Object { return &v1.NodeList{} },
-		HasStatus:     true,
-		NoGeneration:  true,
-		Fields:        nodeFields,
-		Default:       defaultNode,
-		Columns:       nodeColumns(),
+		GVR:            group.WithResource("nodes"),
+		Kind:           "Node",
+		ShortNames:     []string{"no"},
+		ClusterScoped:  true,
+		New:            func() *v1.Node { return &v1.Node{} },
+		NewList:        func() runtime.Object { return &v1.NodeList{} },
+		HasStatus:      true,
+		NoGeneration:   true,
+		Fields:         nodeFields,
+		Default:        defaultNode,
+		Columns:        nodeColumns(),
+		PrepareCreate:  prepareNode,
+		PrepareUpdate:  prepareNodeUpdate,
+		StatusOnCreate: true, // a node agent registers with what it knows
 	}
 }
 
@@ -137,6 +145,7 @@ func events() resource.Kind[*v1.Event] {
 		Fields:         eventFields,
 		CreateOnUpdate: true,
 		Columns:        eventColumns(),
+		TTLSeconds:     func(*v1.Event) uint64 { return 3600 },
 	}
 }
 
@@ -181,6 +190,8 @@ func namespaces() resource.Kind[*v1.Namespace] {
 		Fields:        namespaceFields,
 		Default:       defaultNamespace,
 		Columns:       namespaceColumns(),
+		PrepareCreate: prepareNamespace,
+		PrepareUpdate: prepareNamespaceUpdate,
 	}
 }
 
@@ -233,19 +244,23 @@ func persistentVolumes() resource.Kind[*v1.PersistentVolume] {
 		NoGeneration:  true,
 		Default:       defaultPersistentVolume,
 		Columns:       persistentVolumeColumns(),
+		PrepareCreate: preparePersistentVolume,
+		PrepareStatus: preparePersistentVolumeStatus,
 	}
 }
 
 func persistentVolumeClaims() resource.Kind[*v1.PersistentVolumeClaim] {
 	return resource.Kind[*v1.PersistentVolumeClaim]{
-		GVR:          group.WithResource("persistentvolumeclaims"),
-		Kind:         "PersistentVolumeClaim",
-		ShortNames:   []string{"pvc"},
-		New:          func() *v1.PersistentVolumeClaim { return &v1.PersistentVolumeClaim{} },
-		NewList:      func() runtime.Object { return &v1.PersistentVolumeClaimList{} },
-		HasStatus:    true,
-		NoGeneration: true,
-		Default:      defaultPersistentVolumeClaim,
-		Columns:      persistentVolumeClaimColumns(),
+		GVR:           group.WithResource("persistentvolumeclaims"),
+		Kind:          "PersistentVolumeClaim",
+		ShortNames:    []string{"pvc"},
+		New:           func() *v1.PersistentVolumeClaim { return &v1.PersistentVolumeClaim{} },
+		NewList:       func() runtime.Object { return &v1.PersistentVolumeClaimList{} },
+		HasStatus:     true,
+		NoGeneration:  true,
+		Default:       defaultPersistentVolumeClaim,
+		Columns:       persistentVolumeClaimColumns(),
+		PrepareCreate: preparePersistentVolumeClaim,
+		PrepareUpdate: preparePersistentVolumeClaimUpdate,
 	}
 }
