@@ -109,7 +109,9 @@ func (w *world) bound(name string) *v1.Pod {
 
 func (w *world) refused(name string) string {
 	w.t.Helper()
-	p := w.until(name, "refused", func(p *v1.Pod) bool { return podScheduled(p) != nil && podScheduled(p).Reason == v1.PodReasonUnschedulable })
+	p := w.until(name, "refused", func(p *v1.Pod) bool {
+		return podScheduled(p) != nil && podScheduled(p).Reason == v1.PodReasonUnschedulable
+	})
 	return podScheduled(p).Message
 }
 

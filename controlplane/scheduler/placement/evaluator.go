@@ -11,6 +11,8 @@ type Evaluator struct {
 	State *cluster.State
 	// Defaults finds what default topology spread constraints count; nil turns them off.
 	Defaults Defaults
+	// Budgets are the disruption budgets by namespace, which preemption spares if it can.
+	Budgets map[string][]*Budget
 	// MaxViews bounds how many classes' Views are kept; each takes about 60 bytes per node.
 	MaxViews int
 
@@ -22,6 +24,7 @@ type Evaluator struct {
 	totals     []int64
 	raw        []int64
 	scratch    []float64
+	victims    []*cluster.Pod
 	start      int32 // where the search for the best node begins, so that equals take turns
 }
 
