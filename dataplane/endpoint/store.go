@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package endpoint
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"k8s.io/klog/v2"
+
+	"github.com/fairlead/fairlead/dataplane/tables"
+)
+
+func (s *Server) dir() string { return filepath.Join(s.cfg.DataDir, "endpoints") }
+
+func (s *Server) file(id string) string {
+	return filepath.Join(s.dir(), strings.TrimPrefix(hostIfName(id), hostIfPrefix)+".json")
+}
+
+// save writes pod's file whole or not at all. It is in the page cache when save returns, which is all that surviving the agent's death takes; a power failure ends the containers too.
+func (s *Server) save(pod *tables.LocalPod) error {
+	body, err := json.Marshal(pod)
+	if err != nil {
+		return err
+	}
+	path := s.file(pod.ID)
+	if err := os.WriteFile(path+".new", body, 0o600); err != nil {
+		os.Remove(path + ".new")
+		return fmt.Errorf("write endpoint file: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("write endpoint file: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) saved(id string) bool {
+	_, err := os.Stat(s.file(id))
+	return !errors.Is(err, os.ErrNotExist)
+}
+
+func (s *Server) forget(id string) error {
+	if err := os.Remove(s.file(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove endpoint file: %w", err)
+	}
+	return nil
+}
+
+// restore reads what an earlier agent wrote: whole pods become rows, the rest is removed, and so are addresses that no pod has.
+func (s *Server) restore(ctx context.Context) error {
+	log := klog.FromContext(ctx)
+	if err := os.MkdirAll(s.dir(), 0o700); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(s.dir())
+	if err != nil {
+		return err
+	}
+	txn := s.cfg.Tables.DB.WriteTxn(s.cfg.Tables.LocalPods)
+	defer txn.Abort()
+	kept := map[string]bool{}
+	for _, e := range entries {
+		path := filepath.Join(s.dir(), e.Name())
+		pod := new(tables.LocalPod)
+		body, err := os.ReadFile(path)
+		if err == nil {
+			err = json.Unmarshal(body, pod)
+		}
+		if err == nil && pod.ID != "" && path == s.file(pod.ID) && s.whole(pod) {
+			if _, _, err := s.cfg.Tables.LocalPods.Insert(txn, pod); err != nil {
+				return err
+			}
+			kept[pod.ID] = true
+			continue
+		}
+		log.Info("Removing a pod interface that was not finished or has ended", "file", e.Name(), "id", pod.ID)
+		if pod.ID != "" && !pod.Chained {
+			if err := removeLink(hostIfName(pod.ID)); err != nil {
+				return err
+			}
+			if _, err := s.cfg.Pool.Release(pod.ID); err != nil {
+				return err
+			}
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	for owner := range s.cfg.Pool.Owners() {
+		if !kept[owner] {
+			if _, err := s.cfg.Pool.Release(owner); err != nil {
+				return err
+			}
+		}
+	}
+	txn.Commit()
+	return nil
+}
+
+// whole says whether a pod's interface exists: the kernel removes it with the container's network namespace. The ifindex differs if the node was rebooted, or if the device was made after
+// the file was last written.
+func (s *Server) whole(pod *tables.LocalPod) bool {
+	if pod.IfIndex == 0 || len(pod.IPs) == 0 {
+		return false
+	}
+	l, err := netlink.LinkByName(pod.HostIf)
+	return err == nil && l.Attrs().Index == pod.IfIndex
+}

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package endpoint
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/dataplane/tables"
+)
+
+// hostIfPrefix begins the name of every host side that this package makes; twelve hexadecimal digits follow.
+const hostIfPrefix = "fl"
+
+// The pods' gateways: link-local addresses that nobody has. Pods reach them by a permanent neighbour entry with the host side's MAC.
+var (
+	gateway4 = netip.MustParseAddr("169.254.1.1")
+	gateway6 = netip.MustParseAddr("fe80::1")
+)
+
+func gateway(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return gateway4
+	}
+	return gateway6
+}
+
+func hostNet(a netip.Addr) net.IPNet {
+	return net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
+}
+
+func defaultNet(a netip.Addr) net.IPNet {
+	zero := netip.IPv6Unspecified()
+	if a.Is4() {
+		zero = netip.IPv4Unspecified()
+	}
+	return net.IPNet{IP: zero.AsSlice(), Mask: net.CIDRMask(0, a.BitLen())}
+}
+
+// makeVeth makes the pair with its inner end in ns, configures the inner end and returns the outer end's ifindex. On error the pair is gone.
+func makeVeth(pod *tables.LocalPod, ns *os.File, mtu int) (ifindex int, err error) {
+	veth := &netlink.Veth{
+		LinkAttrs:        netlink.LinkAttrs{Name: pod.HostIf, MTU: mtu, HardwareAddr: pod.HostMAC[:], Flags: net.FlagUp},
+		PeerName:         pod.IfName,
+		PeerHardwareAddr: pod.MAC[:],
+		PeerNamespace:    netlink.NsFd(ns.Fd()),
+	}
+	if mtu > 0 {
+		veth.PeerMTU = uint32(mtu)
+	}
+	if err := netlink.LinkAdd(veth); err != nil {
+		if errors.Is(err, unix.EEXIST) {
+			return 0, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("the container already has an interface %s", pod.IfName), err.Error())
+		}
+		return 0, fmt.Errorf("make veth pair %s: %w", pod.HostIf, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, removeLink(pod.HostIf))
+		}
+	}()
+	host, err := netlink.LinkByName(pod.HostIf)
+	if err != nil {
+		return 0, fmt.Errorf("find %s: %w", pod.HostIf, err)
+	}
+	if err := configureHost(pod.HostIf); err != nil {
+		return 0, err
+	}
+	if err := netlink.LinkSetUp(host); err != nil {
+		return 0, fmt.Errorf("set %s up: %w", pod.HostIf, err)
+	}
+	h, err := netlink.NewHandleAt(netns.NsHandle(ns.Fd()), unix.NETLINK_ROUTE)
+	if err != nil {
+		return 0, fmt.Errorf("enter the container's network namespace: %w", err)
+	}
+	defer h.Close()
+	return host.Attrs().Index, configurePod(h, pod, ns)
+}
+
+// configureHost sets the outer end's per-device settings: it forwards, and it has no address that it would have to announce.
+func configureHost(name string) error {
+	for _, s := range [][2]string{
+		{"net/ipv4/conf/" + name + "/forwarding", "1"},
+		{"net/ipv4/conf/" + name + "/rp_filter", "0"}, // the source is checked by from_pod
+		{"net/ipv4/conf/" + name + "/send_redirects", "0"},
+		{"net/ipv6/conf/" + name + "/accept_ra", "0"},
+		{"net/ipv6/conf/" + name + "/accept_dad", "0"},
+		{"net/ipv6/conf/" + name + "/forwarding", "1"},
+	} {
+		if err := writeSysctl(s[0], s[1]); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeSysctl(key, value string) error {
+	if err := os.WriteFile(filepath.Join("/proc/sys", key), []byte(value), 0o644); err != nil {
+		return fmt.Errorf("set %s=%s: %w", key, value, err)
+	}
+	return nil
+}
+
+// configurePod gives the inner end its addresses, gateways and routes.
+func configurePod(h *netlink.Handle, pod *tables.LocalPod, ns *os.File) error {
+	inner, err := h.LinkByName(pod.IfName)
+	if err != nil {
+		return fmt.Errorf("find %s in the container: %w", pod.IfName, err)
+	}
+	for _, a := range pod.IPs {
+		if !a.Is6() {
+			continue
+		}
+		// Duplicate address detection would hold the address back for a second, on a link with nobody else on it.
+		if err := inNamespace(ns, func() error {
+			err := writeSysctl("net/ipv6/conf/"+pod.IfName+"/disable_ipv6", "0")
+			return errors.Join(err, writeSysctl("net/ipv6/conf/"+pod.IfName+"/accept_dad", "0"), writeSysctl("net/ipv6/conf/"+pod.IfName+"/accept_ra", "0"))
+		}); err != nil {
+			return err
+		}
+		break
+	}
+	if err := h.LinkSetUp(inner); err != nil {
+		return fmt.Errorf("set %s up in the container: %w", pod.IfName, err)
+	}
+	index := inner.Attrs().Index
+	for _, a := range pod.IPs {
+		addr := hostNet(a)
+		flags := 0
+		if a.Is6() {
+			flags = unix.IFA_F_NODAD
+		}
+		if err := h.AddrAdd(inner, &netlink.Addr{IPNet: &addr, Flags: flags}); err != nil {
+			return fmt.Errorf("add %s to %s in the container: %w", a, pod.IfName, err)
+		}
+		gw := gateway(a)
+		if a.Is4() {
+			link := hostNet(gw)
+			if err := h.RouteAdd(&netlink.Route{LinkIndex: index, Scope: netlink.SCOPE_LINK, Dst: &link, Src: a.AsSlice()}); err != nil {
+				return fmt.Errorf("add the container's route to %s: %w", gw, err)
+			}
+		}
+		if err := h.NeighSet(&netlink.Neigh{LinkIndex: index, State: netlink.NUD_PERMANENT, IP: gw.AsSlice(), HardwareAddr: pod.HostMAC[:]}); err != nil {
+			return fmt.Errorf("add the container's neighbour %s: %w", gw, err)
+		}
+		all := defaultNet(a)
+		if err := h.RouteAdd(&netlink.Route{LinkIndex: index, Dst: &all, Gw: gw.AsSlice(), Src: a.AsSlice()}); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("add the container's default route by %s: %w", gw, err)
+		}
+	}
+	return nil
+}
+
+// inNamespace runs f on a thread that is in ns. A thread that cannot be brought back is given up.
+func inNamespace(ns *os.File, f func() error) error {
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	defer home.Close()
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter the container's network namespace: %w", err)
+	}
+	err = f()
+	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
+		return errors.Join(err, back) // still locked: the thread ends with its goroutine
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+// removeLink deletes a device. Deleting an absent one returns nil.
+func removeLink(name string) error {
+	l, err := netlink.LinkByName(name)
+	if err == nil {
+		err = netlink.LinkDel(l)
+	}
+	var gone netlink.LinkNotFoundError
+	if err == nil || errors.As(err, &gone) || errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	return fmt.Errorf("delete %s: %w", name, err)
+}
+
+// inspectVeth fills pod's MACs, host device and ifindex from the interface that the container has.
+func inspectVeth(pod *tables.LocalPod, ns *os.File) error {
+	h, err := netlink.NewHandleAt(netns.NsHandle(ns.Fd()), unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("enter the container's network namespace: %w", err)
+	}
+	defer h.Close()
+	inner, err := h.LinkByName(pod.IfName)
+	if err != nil {
+		return fmt.Errorf("find %s in the container: %w", pod.IfName, err)
+	}
+	if inner.Type() != "veth" || inner.Attrs().ParentIndex == 0 {
+		return fmt.Errorf("%s is a %s device: only veth pairs have a host side to attach to", pod.IfName, inner.Type())
+	}
+	outer, err := netlink.LinkByIndex(inner.Attrs().ParentIndex)
+	if err != nil {
+		return fmt.Errorf("find the host side of %s: %w", pod.IfName, err)
+	}
+	if outer.Type() != "veth" || outer.Attrs().ParentIndex != inner.Attrs().Index {
+		return fmt.Errorf("the host side of %s is not in the node's network namespace", pod.IfName)
+	}
+	copy(pod.MAC[:], inner.Attrs().HardwareAddr)
+	copy(pod.HostMAC[:], outer.Attrs().HardwareAddr)
+	pod.HostIf, pod.IfIndex = outer.Attrs().Name, outer.Attrs().Index
+	return nil
+}
+
+// inspectPod compares the container's interface with pod.
+func inspectPod(pod *tables.LocalPod, ns *os.File) error {
+	h, err := netlink.NewHandleAt(netns.NsHandle(ns.Fd()), unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("enter the container's network namespace: %w", err)
+	}
+	defer h.Close()
+	inner, err := h.LinkByName(pod.IfName)
+	if err != nil {
+		return fmt.Errorf("the container has no %s: %w", pod.IfName, err)
+	}
+	if inner.Attrs().Flags&net.FlagUp == 0 {
+		return fmt.Errorf("%s is down in the container", pod.IfName)
+	}
+	addrs, err := h.AddrList(inner, netlink.FAMILY_ALL)
+	if err != nil {
+		return err
+	}
+	for _, a := range pod.IPs {
+		if !slices.ContainsFunc(addrs, func(x netlink.Addr) bool { return x.IP.Equal(a.AsSlice()) }) {
+			return fmt.Errorf("%s lacks address %s in the container", pod.IfName, a)
+		}
+	}
+	if pod.Chained {
+		return nil
+	}
+	for _, a := range pod.IPs {
+		family := netlink.FAMILY_V6
+		if a.Is4() {
+			family = netlink.FAMILY_V4
+		}
+		routes, err := h.RouteList(inner, family)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Gw.Equal(gateway(a).AsSlice()) }) {
+			return fmt.Errorf("the container lacks its default route by %s", gateway(a))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package podnet is the pod network as one component: it wires ipam (addresses), route (the way to other nodes and the world) and endpoint (the CNI plugin's server).
+//
+// The agent calls Run in the node's own network and mount namespace, with tables that dataplane/cluster fills. Pods can be connected once the tables hold
+// the node itself with its pod CIDRs; OnReady tells when, and is where the agent writes the CNI configuration (cni/install). When Run returns, the datapath goes on without it:
+// programs and maps are pinned below the loader's PinDir, routes and interfaces stay.
+//
+// What Run sets in its network namespace: forwarding of both families, per-device settings of its own devices, one device fl_vxlan unless the mode is native, the node's pod network
+// address on lo, routes of protocol 178 (nodes) and 179 (pods).
+package podnet
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/klog/v2"
+
+	"github.com/fairlead/fairlead/dataplane/endpoint"
+	"github.com/fairlead/fairlead/dataplane/ipam"
+	"github.com/fairlead/fairlead/dataplane/loader"
+	"github.com/fairlead/fairlead/dataplane/route"
+	"github.com/fairlead/fairlead/dataplane/tables"
+)
+
+// Config of a node's pod network.
+type Config struct {
+	NodeName string
+	DataDir  string         // e.g. /var/lib/fairlead/agent
+	RunDir   string         // e.g. /run/fairlead; the CNI socket is RunDir/cni.sock
+	Loader   *loader.Loader // for the node's PinDir
+	Tables   *tables.Tables
+	// Uplinks, Mode, MTU, NoMasquerade, MasqueradeExclude, VXLANPort, VNI: see route.Config.
+	Uplinks           []string
+	Mode              route.Mode
+	MTU               int
+	NoMasquerade      bool
+	MasqueradeExclude []netip.Prefix
+	VXLANPort         int
+	VNI               uint32
+	// Quarantine is how long a released address rests; see ipam.Config.
+	Quarantine time.Duration
+	// Sandboxes lists the runtime's pod sandboxes by container ID, for the sweep; see endpoint.Config. May be nil.
+	Sandboxes     func(context.Context) (map[string]bool, error)
+	SweepInterval time.Duration
+	// OnReady is called once, when the first pod could be connected. May be nil.
+	OnReady func()
+}
+
+// Socket is where the CNI plugin finds the agent.
+func (c *Config) Socket() string { return filepath.Join(c.RunDir, "cni.sock") }
+
+// QueueDir is where the CNI plugin leaves deletions while the agent is down.
+func (c *Config) QueueDir() string { return filepath.Join(c.DataDir, "cni-deletions") }
+
+// Run keeps the node's pod network until ctx ends.
+func Run(ctx context.Context, cfg Config) error {
+	log := klog.FromContext(ctx)
+	pool, err := ipam.Open(ipam.Config{Path: filepath.Join(cfg.DataDir, "addresses.log"), Quarantine: cfg.Quarantine})
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	var once sync.Once
+	router, err := route.New(route.Config{
+		NodeName: cfg.NodeName, Loader: cfg.Loader, Tables: cfg.Tables, Uplinks: cfg.Uplinks, Mode: cfg.Mode, MTU: cfg.MTU,
+		NoMasquerade: cfg.NoMasquerade, MasqueradeExclude: cfg.MasqueradeExclude, VXLANPort: cfg.VXLANPort, VNI: cfg.VNI,
+		OnPodCIDRs: func(cidrs []netip.Prefix) {
+			if err := pool.SetCIDRs(cidrs); err != nil {
+				log.Error(err, "Pods cannot have addresses from the node's pod CIDRs", "podCIDRs", cidrs)
+				return
+			}
+			log.Info("Pod network is ready", "podCIDRs", cidrs)
+			if cfg.OnReady != nil {
+				once.Do(cfg.OnReady)
+			}
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("pod network: %w", err)
+	}
+	defer router.Close()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return router.Run(ctx) })
+	g.Go(func() error {
+		return endpoint.Run(ctx, endpoint.Config{
+			Socket: cfg.Socket(), DataDir: cfg.DataDir, QueueDir: cfg.QueueDir(), Loader: cfg.Loader, Tables: cfg.Tables, Pool: pool,
+			Constants: router.Constants(), MTU: router.MTU, Sandboxes: cfg.Sandboxes, SweepInterval: cfg.SweepInterval,
+		})
+	})
+	return g.Wait()
+}
