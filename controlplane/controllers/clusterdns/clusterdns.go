@@ -56,37 +56,28 @@ type Controller struct {
 }
 
 // New registers the controller's event handlers.
-func New(c *controller.Context) *Controller {
-	nodes, services, slices := c.Informers.Core().V1().Nodes(), c.Informers.Core().V1().Services(), c.Informers.Discovery().V1().EndpointSlices()
-	d := &Controller{ctx: c, nodes: nodes.Lister(), services: services.Lister(), slices: slices.Lister()}
-	d.queue = controller.NewQueue(Name, c.Clock, d.sync)
-	changed := func(any) { d.queue.Add(everything) }
-	nodes.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: changed, DeleteFunc: changed,
-		UpdateFunc: func(old, cur any) {
-			if !equality.Semantic.DeepEqual(facts(old.(*corev1.Node)), facts(cur.(*corev1.Node))) {
-				d.queue.Add(everything)
-			}
-		},
+func New(c *controller.Context) controller.Controller {
+	nodes, services, endpointSlices := c.Informers.Core().V1().Nodes(), c.Informers.Core().V1().Services(), c.Informers.Discovery().V1().EndpointSlices()
+	d := &Controller{ctx: c, nodes: nodes.Lister(), services: services.Lister(), slices: endpointSlices.Lister()}
+	d.queue = c.Queue(Name, d.sync)
+	controller.Watch(nodes.Informer(), func(old, obj any) {
+		before, _ := old.(*corev1.Node)
+		after, _ := obj.(*corev1.Node)
+		if before == nil || after == nil || before == after || !facts(before).equal(facts(after)) {
+			d.queue.Add(everything)
+		}
 	})
-	mine := func(obj any) bool {
-		if tomb, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-			obj = tomb.Obj
+	controller.On(services.Informer(), func(obj any) {
+		if svc, ok := controller.Object[*corev1.Service](obj); ok && svc.Namespace == namespace && svc.Name == serviceName {
+			d.queue.Add(everything)
 		}
-		switch o := obj.(type) {
-		case *corev1.Service:
-			return o.Namespace == namespace && o.Name == serviceName
-		case *discoveryv1.EndpointSlice:
-			return o.Namespace == namespace && o.Labels[discoveryv1.LabelManagedBy] == managedBy
+	})
+	controller.On(endpointSlices.Informer(), func(obj any) {
+		if s, ok := controller.Object[*discoveryv1.EndpointSlice](obj); ok && s.Labels[discoveryv1.LabelManagedBy] == managedBy {
+			d.queue.Add(everything)
 		}
-		return false
-	}
-	filtered := cache.FilteringResourceEventHandler{FilterFunc: mine, Handler: cache.ResourceEventHandlerFuncs{
-		AddFunc: changed, DeleteFunc: changed, UpdateFunc: func(_, _ any) { d.queue.Add(everything) },
-	}}
-	services.Informer().AddEventHandler(filtered)
-	slices.Informer().AddEventHandler(filtered)
-	d.synced = []cache.InformerSynced{nodes.Informer().HasSynced, services.Informer().HasSynced, slices.Informer().HasSynced}
+	})
+	d.synced = []cache.InformerSynced{nodes.Informer().HasSynced, services.Informer().HasSynced, endpointSlices.Informer().HasSynced}
 	return d
 }
 
@@ -246,6 +237,10 @@ func facts(n *corev1.Node) nodeFacts {
 		}
 	}
 	return f
+}
+
+func (f nodeFacts) equal(g nodeFacts) bool {
+	return f.name == g.name && f.zone == g.zone && f.ready == g.ready && slices.Equal(f.addrs, g.addrs)
 }
 
 func (f nodeFacts) endpoint(a netip.Addr) discoveryv1.Endpoint {

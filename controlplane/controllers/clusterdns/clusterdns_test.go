@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"testing"
-	"testing/synctest"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -27,25 +26,37 @@ func node(name string, ready corev1.ConditionStatus, ips ...string) *corev1.Node
 	return n
 }
 
-// run starts the controller on a fake API, lets it come to rest, calls step, and lets it come to rest again.
-func run(t *testing.T, client *fake.Clientset, step func()) {
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(context.Background())
-		c := &controller.Context{Client: client, Clock: clock.RealClock{}, Informers: informers.NewSharedInformerFactory(client, 0)}
-		c.Settings.ClusterDNS, c.Settings.DNSPort = []string{"10.96.0.10"}, 10053
-		d := New(c)
-		c.Informers.Start(ctx.Done())
-		done := make(chan error)
-		go func() { done <- d.Run(ctx) }()
-		synctest.Wait()
-		step()
-		synctest.Wait()
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		c.Informers.Shutdown()
-	})
+// sync runs one sync with caches that hold what the fake API holds.
+func sync(t *testing.T, client *fake.Clientset) {
+	t.Helper()
+	ctx := context.Background()
+	c := &controller.Context{Client: client, Clock: clock.RealClock{}, Informers: informers.NewSharedInformerFactory(client, 0)}
+	c.Settings.ClusterDNS, c.Settings.DNSPort = []string{"10.96.0.10"}, 10053
+	d := New(c).(*Controller)
+	nodes, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range nodes.Items {
+		c.Informers.Core().V1().Nodes().Informer().GetIndexer().Add(&nodes.Items[i])
+	}
+	services, err := client.CoreV1().Services(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range services.Items {
+		c.Informers.Core().V1().Services().Informer().GetIndexer().Add(&services.Items[i])
+	}
+	list, err := client.DiscoveryV1().EndpointSlices(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range list.Items {
+		c.Informers.Discovery().V1().EndpointSlices().Informer().GetIndexer().Add(&list.Items[i])
+	}
+	if err := d.sync(ctx, everything); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func endpointsOf(t *testing.T, client *fake.Clientset) map[string]discoveryv1.Endpoint {
@@ -69,23 +80,32 @@ func TestServiceAndEndpointsFollowTheNodes(t *testing.T) {
 	svc := (&Controller{ctx: &controller.Context{Settings: controller.Settings{ClusterDNS: []string{"10.96.0.10"}, DNSPort: 10053}}}).service()
 	svc.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
 	client.Tracker().Add(svc)
-	run(t, client, func() {
-		eps := endpointsOf(t, client)
-		if len(eps) != 2 || !*eps["a"].Conditions.Ready || *eps["b"].Conditions.Ready || eps["a"].Hints.ForNodes[0].Name != "a" {
-			t.Errorf("endpoints %v, want a ready and b not, each hinted to its node", eps)
-		}
-		client.CoreV1().Nodes().Update(context.Background(), node("b", corev1.ConditionTrue, "10.0.0.2"), metav1.UpdateOptions{})
-		client.CoreV1().Nodes().Delete(context.Background(), "a", metav1.DeleteOptions{})
-	})
+	sync(t, client)
 	eps := endpointsOf(t, client)
-	if _, gone := eps["a"]; gone || len(eps) != 1 || !*eps["b"].Conditions.Ready {
+	if len(eps) != 2 || !*eps["a"].Conditions.Ready || *eps["b"].Conditions.Ready || eps["a"].Hints.ForNodes[0].Name != "a" {
+		t.Errorf("endpoints %v, want a ready and b not, each hinted to its node", eps)
+	}
+
+	client.CoreV1().Nodes().Update(context.Background(), node("b", corev1.ConditionTrue, "10.0.0.2"), metav1.UpdateOptions{})
+	client.CoreV1().Nodes().Delete(context.Background(), "a", metav1.DeleteOptions{})
+	sync(t, client)
+	eps = endpointsOf(t, client)
+	if _, there := eps["a"]; there || len(eps) != 1 || !*eps["b"].Conditions.Ready {
 		t.Errorf("endpoints %v, want only b, ready", eps)
+	}
+
+	client.ClearActions()
+	sync(t, client)
+	for _, a := range client.Actions() {
+		if a.GetVerb() != "list" {
+			t.Errorf("a sync with nothing to do wrote: %s %s", a.GetVerb(), a.GetResource().Resource)
+		}
 	}
 }
 
 func TestServiceIsMadeWhenAbsent(t *testing.T) {
 	client := fake.NewClientset()
-	run(t, client, func() {})
+	sync(t, client)
 	svc, err := client.CoreV1().Services(namespace).Get(context.Background(), serviceName, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -99,7 +119,7 @@ func TestAnotherDNSDeploymentIsLeftAlone(t *testing.T) {
 	other := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: serviceName},
 		Spec: corev1.ServiceSpec{Selector: map[string]string{"k8s-app": "kube-dns"}, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}}}
 	client := fake.NewClientset(other, node("a", corev1.ConditionTrue, "10.0.0.1"))
-	run(t, client, func() {})
+	sync(t, client)
 	if eps := endpointsOf(t, client); len(eps) != 0 {
 		t.Errorf("wrote endpoints %v for a Service of somebody else", eps)
 	}
