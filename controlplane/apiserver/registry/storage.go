@@ -55,7 +55,9 @@ func (s *Status) Update(ctx context.Context, name string, info rest.UpdatedObjec
 	return s.store.Update(ctx, name, info, create, update, false, options)
 }
 
-func (s *Status) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set { return s.store.GetResetFields() }
+func (s *Status) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
+	return s.store.GetResetFields()
+}
 
 func (s *Status) ConvertToTable(ctx context.Context, object, options runtime.Object) (*metav1.Table, error) {
 	return s.store.ConvertToTable(ctx, object, options)

@@ -75,7 +75,9 @@ func (strategy) Canonicalize(runtime.Object) {}
 
 func (s strategy) AllowCreateOnUpdate(context.Context) bool { return s.kind.CreateOnUpdate }
 
-func (s strategy) AllowUnconditionalUpdate(context.Context) bool { return !s.kind.ConditionalUpdateOnly }
+func (s strategy) AllowUnconditionalUpdate(context.Context) bool {
+	return !s.kind.ConditionalUpdateOnly
+}
 
 func (s strategy) PrepareForUpdate(ctx context.Context, obj, old runtime.Object) {
 	o, prev := obj.(resource.Object), old.(resource.Object)
@@ -168,7 +170,9 @@ func (s statusStrategy) ValidateUpdate(ctx context.Context, obj, old runtime.Obj
 	return s.kind.ValidateStatus(ctx, obj.(resource.Object), old.(resource.Object))
 }
 
-func (s statusStrategy) WarningsOnUpdate(context.Context, runtime.Object, runtime.Object) []string { return nil }
+func (s statusStrategy) WarningsOnUpdate(context.Context, runtime.Object, runtime.Object) []string {
+	return nil
+}
 
 func (s statusStrategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 	set := fieldpath.NewSet(
@@ -212,4 +216,9 @@ func sameDesire(a, b resource.Object) bool {
 func keepDesire(obj, old resource.Object) {
 	vo, vp := reflect.ValueOf(obj).Elem(), reflect.ValueOf(old.DeepCopyObject()).Elem()
 	eachDesire(vo.Type(), func(i int, _ string) { vo.Field(i).Set(vp.Field(i)) })
+}
+
+// assign overwrites what obj points at with what from points at.
+func assign(obj, from resource.Object) {
+	reflect.ValueOf(obj).Elem().Set(reflect.ValueOf(from).Elem())
 }

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package core holds what the core kinds do beyond being stored: pods are bound, evicted, resized and talked to on their nodes, nodes and
+// services are proxied to, namespaces are finalized, service accounts get tokens. It takes the storage that package registry built and
+// adds or replaces subresources; it never stores anything by another way.
+package core
+
+import (
+	"fmt"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/fairlead/fairlead/controlplane/apiserver/registry"
+)
+
+// Config is what the subresources work with.
+type Config struct {
+	// Client is a client of this server; it works once the server runs.
+	Client  kubernetes.Interface
+	Kubelet KubeletConfig
+	// ServiceAccountToken serves serviceaccounts/token; nil means not served.
+	ServiceAccountToken rest.Storage
+	// ServiceCIDRs and NodePorts bound what Services are given.
+	ServiceCIDRs []string
+	NodePorts    string
+}
+
+// Built are the storages that package registry made, by resource.
+type Built map[schema.GroupVersionResource]*registry.Built
+
+// Put adds or replaces a storage.
+type Put func(gv schema.GroupVersion, resource string, s rest.Storage)
+
+// Install adds the subresources of all core kinds.
+func Install(put Put, built Built, cfg Config) error {
+	v1 := corev1.SchemeGroupVersion
+	get := func(resource string) (*registry.Main, error) {
+		b := built[v1.WithResource(resource)]
+		if b == nil {
+			return nil, fmt.Errorf("core: no declaration of %s", resource)
+		}
+		return b.Main, nil
+	}
+	pods, err := get("pods")
+	if err != nil {
+		return err
+	}
+	nodes, err := get("nodes")
+	if err != nil {
+		return err
+	}
+	services, err := get("services")
+	if err != nil {
+		return err
+	}
+	namespaces, err := get("namespaces")
+	if err != nil {
+		return err
+	}
+	kubelet, err := newKubelet(cfg.Kubelet, nodes)
+	if err != nil {
+		return err
+	}
+	installPods(put, pods, kubelet, cfg)
+	put(v1, "nodes/proxy", &nodeProxy{kubelet})
+	put(v1, "services/proxy", &serviceProxy{services: services, client: cfg.Client, transport: kubelet.plain})
+	installNamespaces(put, namespaces)
+	if cfg.ServiceAccountToken != nil {
+		put(v1, "serviceaccounts/token", cfg.ServiceAccountToken)
+	}
+	if b := built[certificatesv1.SchemeGroupVersion.WithResource("certificatesigningrequests")]; b != nil {
+		put(certificatesv1.SchemeGroupVersion, "certificatesigningrequests/approval", approval(b.Main))
+	}
+	return nil
+}

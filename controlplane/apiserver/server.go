@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	apiextensionsapiserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
+	genericapifilters "k8s.io/apiserver/pkg/endpoints/filters"
+	apiopenapi "k8s.io/apiserver/pkg/endpoints/openapi"
+	genericfeatures "k8s.io/apiserver/pkg/features"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/server/filters"
+	genericoptions "k8s.io/apiserver/pkg/server/options"
+	serverstorage "k8s.io/apiserver/pkg/server/storage"
+	"k8s.io/apiserver/pkg/storage/storagebackend"
+	utilcompatibility "k8s.io/apiserver/pkg/util/compatibility"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	utilflowcontrol "k8s.io/apiserver/pkg/util/flowcontrol"
+	"k8s.io/apiserver/pkg/util/notfoundhandler"
+	"k8s.io/apiserver/pkg/util/openapi"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
+	"k8s.io/kube-aggregator/pkg/apiserver"
+	aggregatorscheme "k8s.io/kube-aggregator/pkg/apiserver/scheme"
+
+	"github.com/fairlead/fairlead/controlplane/apis"
+	generated "github.com/fairlead/fairlead/controlplane/apis/openapi"
+)
+
+// Server is an assembled API server that is not running yet.
+type Server struct {
+	aggregator *apiserver.APIAggregator
+	loopback   *rest.Config
+	client     kubernetes.Interface
+	ready      chan struct{}
+}
+
+// assembly is what the three delegates are made from.
+type assembly struct {
+	cfg       Config
+	types     *types
+	generic   *genericapiserver.Config
+	etcd      *genericoptions.EtcdOptions
+	env       Env
+	guards    Guards
+	services  apiserver.ServiceResolver
+	resources *serverstorage.ResourceConfig
+}
+
+// New assembles a server. The store must be reachable when Run is called.
+func New(ctx context.Context, cfg Config) (*Server, error) {
+	if err := enableFeatures(); err != nil {
+		return nil, err
+	}
+	if cfg.Kinds == nil {
+		cfg.Kinds = apis.All()
+	}
+	types, err := newTypes(cfg.Kinds)
+	if err != nil {
+		return nil, err
+	}
+	a := &assembly{cfg: cfg, types: types}
+	if err := a.configure(ctx); err != nil {
+		return nil, err
+	}
+	return a.chain(ctx)
+}
+
+// enableFeatures turns on what Fairlead serves although k8s.io/apiserver leaves it off.
+func enableFeatures() error {
+	return utilfeature.DefaultMutableFeatureGate.SetFromMap(map[string]bool{string(genericfeatures.CBORServingAndStorage): true})
+}
+
+// configure fills the generic configuration that all delegates share.
+func (a *assembly) configure(ctx context.Context) error {
+	c := genericapiserver.NewConfig(a.types.codecs)
+	a.generic = c
+	c.EffectiveVersion = effectiveVersion{utilcompatibility.DefaultBuildEffectiveVersion()}
+	c.AggregatedDiscoveryGroupManager = aggregated.NewResourceManager("apis")
+	c.LongRunningFunc = filters.BasicLongRunningRequestCheck(sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
+	c.ShutdownDelayDuration = a.cfg.ShutdownDelay
+	c.ShutdownSendRetryAfter = true
+	c.ShutdownWatchTerminationGracePeriod = 5 * time.Second
+	c.RequestTimeout = time.Minute
+	if a.cfg.MaxRequestsInFlight > 0 {
+		c.MaxRequestsInFlight = a.cfg.MaxRequestsInFlight
+	}
+	if a.cfg.MaxMutatingRequestsInFlight > 0 {
+		c.MaxMutatingRequestsInFlight = a.cfg.MaxMutatingRequestsInFlight
+	}
+	a.describeAPI()
+	if err := a.serve(); err != nil {
+		return err
+	}
+	if err := a.store(); err != nil {
+		return err
+	}
+	if err := a.connect(); err != nil {
+		return err
+	}
+	c.FlowControl = utilflowcontrol.New(a.env.Informers, a.env.Client.FlowcontrolV1(), c.MaxRequestsInFlight+c.MaxMutatingRequestsInFlight)
+	if err := a.guard(ctx); err != nil {
+		return err
+	}
+	return a.observe()
+}
+
+// describeAPI sets up OpenAPI.
+func (a *assembly) describeAPI() {
+	definitions := openapi.GetOpenAPIDefinitionsWithoutDisabledFeatures(generated.GetOpenAPIDefinitions)
+	namer := apiopenapi.NewDefinitionNamer(a.types.openAPI, apiextensionsapiserver.Scheme, aggregatorscheme.Scheme)
+	a.generic.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(definitions, namer)
+	a.generic.OpenAPIConfig.Info.Title = "Kubernetes"
+	a.generic.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(definitions, namer)
+	a.generic.OpenAPIV3Config.Info.Title = "Kubernetes"
+}
+
+// serve sets up the listener, its certificates and the loopback client.
+func (a *assembly) serve() error {
+	o := genericoptions.NewSecureServingOptions()
+	o.Listener = a.cfg.Listener
+	o.ServerCert.GeneratedCert = a.cfg.ServingCert
+	if err := o.WithLoopback().ApplyTo(&a.generic.SecureServing, &a.generic.LoopbackClientConfig); err != nil {
+		return fmt.Errorf("serve TLS: %w", err)
+	}
+	if len(a.cfg.AdvertiseAddresses) > 0 {
+		a.generic.PublicAddress = a.cfg.AdvertiseAddresses[0]
+	}
+	auth := &a.generic.Authentication
+	if err := auth.ApplyClientCert(a.cfg.ClientCA, a.generic.SecureServing); err != nil {
+		return fmt.Errorf("client certificate authority: %w", err)
+	}
+	if a.cfg.RequestHeader != nil {
+		auth.RequestHeaderConfig = a.cfg.RequestHeader
+		if err := auth.ApplyClientCert(a.cfg.RequestHeader.CAContentProvider, a.generic.SecureServing); err != nil {
+			return fmt.Errorf("request header certificate authority: %w", err)
+		}
+	}
+	a.generic.LoopbackClientConfig.DisableCompression = true
+	return nil
+}
+
+// formerPrefixes are the etcd paths under which Kubernetes has always kept some kinds, so that an existing etcd can be taken over.
+var formerPrefixes = map[schema.GroupResource]string{
+	{Resource: "replicationcontrollers"}:                "controllers",
+	{Resource: "endpoints"}:                             "services/endpoints",
+	{Resource: "nodes"}:                                 "minions",
+	{Resource: "services"}:                              "services/specs",
+	{Group: "networking.k8s.io", Resource: "ingresses"}: "ingress",
+}
+
+// store sets up how objects reach etcd.
+func (a *assembly) store() error {
+	prefix := a.cfg.Store.Prefix
+	if prefix == "" {
+		prefix = "/registry"
+	}
+	backend := storagebackend.NewDefaultConfig(prefix, nil)
+	backend.Transport.ServerList = a.cfg.Store.Endpoints
+	backend.Transport.CertFile = a.cfg.Store.CertFile
+	backend.Transport.KeyFile = a.cfg.Store.KeyFile
+	backend.Transport.TrustedCAFile = a.cfg.Store.CAFile
+	backend.StorageObjectCountTracker = a.generic.StorageObjectCountTracker
+
+	o := genericoptions.NewEtcdOptions(backend)
+	o.DefaultStorageMediaType = runtime.ContentTypeProtobuf
+	o.EncryptionProviderConfigFilepath = a.cfg.EncryptionConfig
+	o.EncryptionProviderConfigAutomaticReload = a.cfg.EncryptionConfig != ""
+	a.etcd = o
+
+	a.resources = serverstorage.NewResourceConfig()
+	for _, g := range served {
+		a.resources.EnableVersions(g.gv)
+	}
+	a.generic.MergedResourceConfig = a.resources
+	factory := serverstorage.NewDefaultStorageFactory(o.StorageConfig, o.DefaultStorageMediaType, a.types.codecs,
+		serverstorage.NewDefaultResourceEncodingConfigForEffectiveVersion(a.types.scheme, a.generic.EffectiveVersion), a.resources, formerPrefixes)
+	if err := o.ApplyWithStorageFactoryTo(factory, a.generic); err != nil {
+		return fmt.Errorf("set up storage: %w", err)
+	}
+	return nil
+}
+
+// connect makes the clients of this very server.
+func (a *assembly) connect() error {
+	loopback := rest.CopyConfig(a.generic.LoopbackClientConfig)
+	a.env = Env{Loopback: a.generic.LoopbackClientConfig, Generic: a.generic}
+	typed := rest.CopyConfig(loopback)
+	typed.ContentType = runtime.ContentTypeProtobuf
+	typed.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	client, err := kubernetes.NewForConfig(typed)
+	if err != nil {
+		return fmt.Errorf("loopback client: %w", err)
+	}
+	dyn, err := dynamic.NewForConfig(loopback)
+	if err != nil {
+		return fmt.Errorf("loopback client: %w", err)
+	}
+	a.env.Client, a.env.Dynamic = client, dyn
+	a.env.Informers = informers.NewSharedInformerFactory(client, 0)
+	a.services, err = newServiceResolver(a.env.Informers, a.generic.LoopbackClientConfig.Host)
+	return err
+}
+
+// guard asks for authentication, authorization and admission and installs them.
+func (a *assembly) guard(ctx context.Context) error {
+	if a.cfg.Guards == nil {
+		return errors.New("apiserver: no guards given")
+	}
+	g, err := a.cfg.Guards(ctx, a.env)
+	if err != nil {
+		return fmt.Errorf("set up authentication and authorization: %w", err)
+	}
+	a.guards = g
+	a.generic.Authentication.Authenticator = g.Authenticator
+	a.generic.Authentication.APIAudiences = g.APIAudiences
+	a.generic.Authorization.Authorizer = g.Authorizer
+	a.generic.RuleResolver = g.Rules
+	if g.Admission == nil {
+		o := genericoptions.NewAdmissionOptions()
+		err := o.ApplyTo(a.generic, a.env.Informers, a.env.Client, a.env.Dynamic, utilfeature.DefaultFeatureGate, a.generic.EffectiveVersion)
+		if err != nil {
+			return fmt.Errorf("set up admission: %w", err)
+		}
+	} else {
+		chain, err := g.Admission(ctx, a.env)
+		if err != nil {
+			return fmt.Errorf("set up admission: %w", err)
+		}
+		a.generic.AdmissionControl = chain
+	}
+	for name, start := range g.Start {
+		a.generic.AddPostStartHookOrDie(name, func(hook genericapiserver.PostStartHookContext) error {
+			go func() {
+				if err := start(hook); err != nil && hook.Err() == nil {
+					klog.FromContext(hook).Error(err, "Background task of the API server ended", "task", name)
+				}
+			}()
+			return nil
+		})
+	}
+	return nil
+}
+
+// observe sets up audit and tracing.
+func (a *assembly) observe() error {
+	audit := genericoptions.NewAuditOptions()
+	audit.PolicyFile = a.cfg.AuditPolicy
+	audit.LogOptions.Path = a.cfg.AuditLog
+	audit.WebhookOptions.ConfigFile = a.cfg.AuditWebhook
+	if err := errors.Join(audit.Validate()...); err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	if err := audit.ApplyTo(a.generic); err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	tracing := genericoptions.NewTracingOptions()
+	tracing.ConfigFile = a.cfg.TracingConfig
+	if err := tracing.ApplyTo(nil, a.generic); err != nil {
+		return fmt.Errorf("tracing: %w", err)
+	}
+	return nil
+}
+
+// chain builds the delegates from the last to the first.
+func (a *assembly) chain(ctx context.Context) (*Server, error) {
+	hooks := a.generic.PostStartHooks
+	a.generic.PostStartHooks = map[string]genericapiserver.PostStartHookConfigEntry{}
+	notFound := notfoundhandler.New(a.generic.Serializer, genericapifilters.NoMuxAndDiscoveryIncompleteKey)
+	crds, err := a.extensions().New(genericapiserver.NewEmptyDelegateWithCustomHandler(notFound))
+	if err != nil {
+		return nil, fmt.Errorf("assemble custom resources: %w", err)
+	}
+	builtin := *a.generic
+	builtin.PostStartHooks = hooks
+	kinds, err := a.builtin(ctx, &builtin, crds.GenericAPIServer)
+	if err != nil {
+		return nil, err
+	}
+	front, err := a.aggregator(ctx, kinds, crds.Informers)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{aggregator: front, loopback: a.generic.LoopbackClientConfig, client: a.env.Client, ready: make(chan struct{})}
+	return s, nil
+}
+
+// Loopback returns a client configuration with all rights, valid while the server runs.
+func (s *Server) Loopback() *rest.Config { return rest.CopyConfig(s.loopback) }
+
+// Handler is the server without its listener, for tests.
+func (s *Server) Handler() http.Handler { return s.aggregator.GenericAPIServer.Handler }
+
+// Run serves until ctx ends, then drains requests and returns. Ready is closed meanwhile when /readyz turns healthy.
+func (s *Server) Run(ctx context.Context) error {
+	prepared, err := s.aggregator.PrepareRun()
+	if err != nil {
+		return fmt.Errorf("prepare the API server: %w", err)
+	}
+	watch, stop := context.WithCancel(ctx)
+	defer stop()
+	go s.watchReady(watch)
+	return prepared.Run(ctx)
+}
+
+// Ready is closed when /readyz turned healthy for the first time.
+func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+func (s *Server) watchReady(ctx context.Context) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if err := s.client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error(); err == nil {
+			close(s.ready)
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// newServiceResolver finds the endpoint of a Service for webhooks and aggregated API servers: a ready pod of it, not the ClusterIP, so that the
+// host's own network need not know service addresses. The Service default/kubernetes is this server.
+func newServiceResolver(f informers.SharedInformerFactory, loopback string) (apiserver.ServiceResolver, error) {
+	slices, err := proxyEndpointSlices(f)
+	if err != nil {
+		return nil, err
+	}
+	self, err := url.Parse(loopback)
+	if err != nil {
+		return nil, err
+	}
+	return apiserver.NewLoopbackServiceResolver(apiserver.NewEndpointServiceResolver(f.Core().V1().Services().Lister(), slices), self), nil
+}
