@@ -65,6 +65,10 @@ type Settings struct {
 
 	// SigningCert and SigningKey are the PEM certificate authority with which the CSR signer signs; empty disables the signer.
 	SigningCert, SigningKey []byte
+	// ClusterDNS are the addresses of the kube-dns Service, at most one per family; empty if the cluster's DNS is somebody else's work.
+	// DNSPort is the port of the nodes' own DNS servers.
+	ClusterDNS []string
+	DNSPort    int32
 	// LoadBalancerPools are the CIDRs from which LoadBalancer addresses are handed out.
 	LoadBalancerPools []string
 

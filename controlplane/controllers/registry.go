@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"strings"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/fairlead/fairlead/controlplane/controllers/controller"
+	"github.com/fairlead/fairlead/controlplane/controllers/deployment"
+	"github.com/fairlead/fairlead/controlplane/controllers/endpointslice"
+	"github.com/fairlead/fairlead/controlplane/controllers/garbagecollector"
+	"github.com/fairlead/fairlead/controlplane/controllers/namespace"
+	"github.com/fairlead/fairlead/controlplane/controllers/nodeipam"
+	"github.com/fairlead/fairlead/controlplane/controllers/replicaset"
+	"github.com/fairlead/fairlead/controlplane/controllers/replicationcontroller"
+	"github.com/fairlead/fairlead/controlplane/controllers/rootca"
+	"github.com/fairlead/fairlead/controlplane/controllers/serviceaccount"
+)
+
+// Registration names a controller and says what the API server must serve for it.
+type Registration struct {
+	Name string
+	New  func(*controller.Context) controller.Controller
+	// Needs are types, as "group/version/resource" ("v1/resource" for the core group), without which the controller has nothing to do.
+	Needs []string
+}
+
+// Registry lists all controllers in the order in which they are constructed.
+var Registry = []Registration{
+	{"serviceaccount", serviceaccount.New, []string{"v1/serviceaccounts"}},
+	{"rootca", rootca.New, []string{"v1/configmaps"}},
+	{"namespace", namespace.New, []string{"v1/namespaces"}},
+	{"garbagecollector", garbagecollector.New, nil},
+	{"nodeipam", nodeipam.New, []string{"v1/nodes"}},
+	{"replicaset", replicaset.New, []string{"apps/v1/replicasets"}},
+	{"replicationcontroller", replicationcontroller.New, []string{"v1/replicationcontrollers"}},
+	{"deployment", deployment.New, []string{"apps/v1/deployments"}},
+	{"endpointslice", endpointslice.New, []string{"v1/services", "discovery.k8s.io/v1/endpointslices"}},
+}
+
+// Names lists the registered controllers.
+func Names() []string {
+	names := make([]string, len(Registry))
+	for i, r := range Registry {
+		names[i] = r.Name
+	}
+	return names
+}
+
+// missing lists the types r needs that are not served.
+func (r Registration) missing(served map[schema.GroupVersionResource]bool) []string {
+	return controller.Filter(r.Needs, func(need string) bool { return !served[parseType(need)] })
+}
+
+func parseType(s string) schema.GroupVersionResource {
+	parts := strings.Split(s, "/")
+	if len(parts) == 2 {
+		return schema.GroupVersionResource{Version: parts[0], Resource: parts[1]}
+	}
+	return schema.GroupVersionResource{Group: parts[0], Version: parts[1], Resource: parts[2]}
+}
