@@ -154,8 +154,11 @@ func (s *Sandbox) kubectl(ctx context.Context, stdout io.Writer, args ...string)
 	return nil
 }
 
-// sibling is the path of an executable beside the running one.
+// sibling is the path of one of Fairlead's executables.
 func (s *Sandbox) sibling(name string) string {
+	if s.Bin != "" {
+		return filepath.Join(s.Bin, name)
+	}
 	exe, err := os.Executable()
 	if err != nil {
 		return name

@@ -17,6 +17,7 @@ import (
 type Sandbox struct {
 	Name string
 	Dir  string // everything the sandbox keeps: state.json, kubeconfig, nodes/NAME/{data,log,tmp,...}
+	Bin  string // directory of fairlead and flctl; empty means that of the running executable
 }
 
 // DefaultDir is where sandboxes are kept.
