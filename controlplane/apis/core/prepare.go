@@ -70,15 +70,11 @@ func prepareNodeUpdate(_ context.Context, n, old *v1.Node) {
 
 func prepareNode(_ context.Context, n *v1.Node) { n.Spec.ConfigSource = nil }
 
-// prepareService and prepareServiceUpdate fit the cluster addresses' two spellings to each other; allocation is servicealloc's.
-func prepareService(_ context.Context, s *v1.Service) {
-	s.Status = v1.ServiceStatus{}
-	NormalizeClusterIPs(s, nil)
-}
+// prepareService and prepareServiceUpdate repeat what allocation (package servicealloc) did before them, for servers that run without it.
+func prepareService(_ context.Context, s *v1.Service) { FitService(s, nil) }
 
 func prepareServiceUpdate(_ context.Context, s, old *v1.Service) {
-	NormalizeClusterIPs(s, old)
-	dropFieldsOfOldType(s, old)
+	FitService(s, old)
 	if s.Spec.Type != v1.ServiceTypeLoadBalancer {
 		s.Status.LoadBalancer = v1.LoadBalancerStatus{}
 	}

@@ -8,9 +8,63 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// NormalizeClusterIPs makes clusterIP the first of clusterIPs for clients that know only the older field: such a client sets, changes or clears
+// FitService makes what a client sends consistent before anything is allocated or validated: an update that leaves out what the server gave keeps
+// it, the older and the newer spelling of the addresses agree, and fields of a former type go. Old is nil on create. Idempotent.
+func FitService(s, old *v1.Service) {
+	if old != nil {
+		keepAllocated(s, old)
+	}
+	normalizeClusterIPs(s, old)
+	if old != nil {
+		dropFieldsOfOldType(s, old)
+	}
+}
+
+// keepAllocated serves clients that replace a service without having read it.
+func keepAllocated(s, old *v1.Service) {
+	spec, was := &s.Spec, &old.Spec
+	if hasClusterIP(spec) && hasClusterIP(was) {
+		if spec.ClusterIP == "" {
+			spec.ClusterIP = was.ClusterIP
+		}
+		if len(spec.ClusterIPs) == 0 && spec.ClusterIP == was.ClusterIP {
+			spec.ClusterIPs = slices.Clone(was.ClusterIPs)
+		}
+		if spec.IPFamilyPolicy == nil {
+			spec.IPFamilyPolicy = was.IPFamilyPolicy
+		}
+		if len(spec.IPFamilies) == 0 {
+			spec.IPFamilies = slices.Clone(was.IPFamilies)
+		}
+	}
+	if mayHaveNodePorts(spec) && mayHaveNodePorts(was) {
+		type portKey struct {
+			protocol v1.Protocol
+			port     int32
+		}
+		had := map[portKey]int32{}
+		for _, p := range was.Ports {
+			had[portKey{p.Protocol, p.Port}] = p.NodePort
+		}
+		used := map[int32]bool{}
+		for _, p := range spec.Ports {
+			used[p.NodePort] = true
+		}
+		for i := range spec.Ports {
+			p := &spec.Ports[i]
+			if n := had[portKey{p.Protocol, p.Port}]; p.NodePort == 0 && n != 0 && !used[n] {
+				p.NodePort = n
+			}
+		}
+	}
+	if needsHealthCheckPort(spec) && needsHealthCheckPort(was) && spec.HealthCheckNodePort == 0 {
+		spec.HealthCheckNodePort = was.HealthCheckNodePort
+	}
+}
+
+// normalizeClusterIPs makes clusterIP the first of clusterIPs for clients that know only the older field: such a client sets, changes or clears
 // clusterIP and leaves clusterIPs as it read it. What a client changes in both is left for validation to judge. Old is nil on create.
-func NormalizeClusterIPs(s, old *v1.Service) {
+func normalizeClusterIPs(s, old *v1.Service) {
 	spec := &s.Spec
 	if old == nil {
 		if spec.ClusterIP != "" && len(spec.ClusterIPs) == 0 {
@@ -21,7 +75,7 @@ func NormalizeClusterIPs(s, old *v1.Service) {
 	untouched := slices.Equal(spec.ClusterIPs, old.Spec.ClusterIPs)
 	switch {
 	case spec.ClusterIP == old.Spec.ClusterIP:
-	case spec.ClusterIP == "" && untouched: // cleared
+	case spec.ClusterIP == "" && untouched: // cleared, where keepAllocated did not apply
 		spec.ClusterIPs = nil
 	case old.Spec.ClusterIP == "" && len(spec.ClusterIPs) == 0: // set
 		spec.ClusterIPs = []string{spec.ClusterIP}
@@ -48,7 +102,7 @@ func dropFieldsOfOldType(s, old *v1.Service) {
 			spec.IPFamilyPolicy = nil
 		}
 	}
-	if hasNodePorts(was) && !hasNodePorts(spec) && sameNodePorts(spec, was) {
+	if mayHaveNodePorts(was) && !mayHaveNodePorts(spec) && sameNodePorts(spec, was) {
 		for i := range spec.Ports {
 			spec.Ports[i].NodePort = 0
 		}
@@ -72,11 +126,8 @@ func dropFieldsOfOldType(s, old *v1.Service) {
 	}
 }
 
-func hasNodePorts(s *v1.ServiceSpec) bool {
-	if s.Type == v1.ServiceTypeLoadBalancer {
-		return s.AllocateLoadBalancerNodePorts == nil || *s.AllocateLoadBalancerNodePorts
-	}
-	return s.Type == v1.ServiceTypeNodePort
+func mayHaveNodePorts(s *v1.ServiceSpec) bool {
+	return s.Type == v1.ServiceTypeNodePort || s.Type == v1.ServiceTypeLoadBalancer
 }
 
 // needsHealthCheckPort: load balancers ask nodes which of them have an endpoint, when only those may take traffic.
