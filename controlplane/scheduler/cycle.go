@@ -87,10 +87,24 @@ func (s *Scheduler) attempt(ctx context.Context, item *queue.Item, now time.Time
 // reject parks a pod that fits nowhere, after looking for pods to preempt, and says why.
 func (s *Scheduler) reject(ctx context.Context, item *queue.Item, d *placement.Diagnosis, now time.Time) {
 	message := s.eval.Message(d)
-	nominate := ""
+	nominated := ""
+	var remove func(context.Context)
+	if item.Class.Profile.Preemption {
+		var why string
+		if nominated, remove, why = s.preempt(item); why != "" {
+			message += " preemption: " + why
+		}
+	}
+	if nominated == "" {
+		s.state.Denominate(item.Pod.UID)
+		message += advice(d, s.eval)
+	}
 	item.Message = message
 	s.queue.Park(item, d.Rejected, now)
-	s.status.unschedulable(item.Pod, v1.PodReasonUnschedulable, message, nominate)
+	s.status.unschedulable(item.Pod, v1.PodReasonUnschedulable, message, nominated)
+	if remove != nil {
+		s.goTask(func() { remove(ctx) })
+	}
 }
 
 // reportOverdue tells of pods whose start deadline has passed.

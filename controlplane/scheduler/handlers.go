@@ -6,7 +6,9 @@ import (
 	"context"
 	"fmt"
 
+	appsv1 "k8s.io/api/apps/v1"
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 
@@ -26,7 +28,7 @@ func (s *Scheduler) watch(ctx context.Context, factory informers.SharedInformerF
 		synced = append(synced, reg.HasSynced)
 		return nil
 	}
-	core := factory.Core().V1()
+	core, apps := factory.Core().V1(), factory.Apps().V1()
 	for _, w := range []struct {
 		informer cache.SharedIndexInformer
 		handler  cache.ResourceEventHandler
@@ -34,6 +36,15 @@ func (s *Scheduler) watch(ctx context.Context, factory informers.SharedInformerF
 		// Nodes before pods only saves work: a pod of an unknown node waits on a node without an object.
 		{core.Nodes().Informer(), on(s, s.setNode, s.deleteNode)},
 		{core.Namespaces().Informer(), on(s, s.setNamespace, s.deleteNamespace)},
+		{core.Services().Informer(), on(s, func(_, svc *v1.Service) { s.owner.setService(svc) }, s.owner.deleteService)},
+		{core.ReplicationControllers().Informer(), on(s, func(_, o *v1.ReplicationController) {
+			s.owner.setController("ReplicationController", &o.ObjectMeta, &metav1.LabelSelector{MatchLabels: o.Spec.Selector})
+		}, func(o *v1.ReplicationController) { s.owner.deleteController("ReplicationController", &o.ObjectMeta) })},
+		{apps.ReplicaSets().Informer(), on(s, func(_, o *appsv1.ReplicaSet) { s.owner.setController("ReplicaSet", &o.ObjectMeta, o.Spec.Selector) },
+			func(o *appsv1.ReplicaSet) { s.owner.deleteController("ReplicaSet", &o.ObjectMeta) })},
+		{apps.StatefulSets().Informer(), on(s, func(_, o *appsv1.StatefulSet) { s.owner.setController("StatefulSet", &o.ObjectMeta, o.Spec.Selector) },
+			func(o *appsv1.StatefulSet) { s.owner.deleteController("StatefulSet", &o.ObjectMeta) })},
+		{factory.Policy().V1().PodDisruptionBudgets().Informer(), on(s, s.setBudget, s.deleteBudget)},
 		{core.Pods().Informer(), on(s, s.setPod, s.deletePod)},
 	} {
 		if err := add(w.informer, w.handler); err != nil {

@@ -61,6 +61,7 @@ type Scheduler struct {
 	state *cluster.State
 	eval  *placement.Evaluator
 	queue *queue.Queue
+	owner *owners
 
 	kick    chan struct{} // the queue may have something for the loop
 	binding chan struct{} // one token per binding on its way
@@ -108,7 +109,9 @@ func newScheduler(cfg Config, settings *Settings) *Scheduler {
 		binders = 64
 	}
 	s.binding = make(chan struct{}, binders)
+	s.owner = newOwners()
 	s.eval = placement.New(s.state)
+	s.eval.Defaults = s.owner.selector
 	return s
 }
 

@@ -72,12 +72,13 @@ func (s *State) labelSet(ns string, podLabels map[string]string, terminating boo
 		return ls
 	}
 	ls := &LabelSet{Namespace: ns, Labels: podLabels, terminating: terminating, key: key, perNode: PerNode{}}
-	for _, c := range s.counters {
+	s.counterIndex.candidates(ls.Labels, func(c *Counter) {
 		if s.counts(c, ls) {
 			ls.counters = append(ls.counters, c)
 		}
-	}
+	})
 	s.labelSets[key] = ls
+	s.labelIndex.add(ls)
 	return ls
 }
 
@@ -101,6 +102,7 @@ func (s *State) countPod(ls *LabelSet, node int32, delta int64) {
 	}
 	if ls.pods == 0 {
 		delete(s.labelSets, ls.key)
+		s.labelIndex.remove(ls)
 	}
 }
 
@@ -119,17 +121,31 @@ func (s *State) Counter(countTerminating bool, matchers ...Matcher) *Counter {
 		return c
 	}
 	c := &Counter{matchers: matchers, countTerminating: countTerminating, key: key, users: 1, PerNode: PerNode{}}
-	for _, ls := range s.labelSets {
+	s.mayMatch(c, func(ls *LabelSet) {
 		if !s.counts(c, ls) {
-			continue
+			return
 		}
 		ls.counters = append(ls.counters, c)
 		for node, n := range ls.perNode {
 			c.PerNode.add(node, n)
 		}
-	}
+	})
 	s.counters[key] = c
+	s.counterIndex.add(matchers[0].Selector, c)
 	return c
+}
+
+// mayMatch calls f for the label sets that c may count.
+func (s *State) mayMatch(c *Counter, f func(*LabelSet)) {
+	if p := demanded(c.matchers[0].Selector); p != "" {
+		for ls := range s.labelIndex[p] {
+			f(ls)
+		}
+		return
+	}
+	for _, ls := range s.labelSets {
+		f(ls)
+	}
 }
 
 // ReleaseCounter gives up one use of c; with the last one it stops counting.
@@ -138,11 +154,12 @@ func (s *State) ReleaseCounter(c *Counter) {
 		return
 	}
 	delete(s.counters, c.key)
-	for _, ls := range s.labelSets {
+	s.counterIndex.remove(c.matchers[0].Selector, c)
+	s.mayMatch(c, func(ls *LabelSet) {
 		if i := slices.Index(ls.counters, c); i >= 0 {
 			ls.counters = slices.Delete(ls.counters, i, i+1)
 		}
-	}
+	})
 }
 
 // Counts reports whether a pod of namespace ns with these labels, not being deleted, counts.

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 )
 
 // TermKind is the list of a pod's affinity that a term stands in.
@@ -92,6 +93,7 @@ func (s *State) holding(t *Term) *Holding {
 	h := &Holding{Kind: t.Kind, TopologyKey: t.TopologyKey, Matcher: t.Matcher, PerNode: PerNode{}, key: t.key}
 	s.holdingByKey[t.key] = h
 	s.holdings = append(s.holdings, h)
+	s.holdingIndex.add(h.Matcher.Selector, h)
 	s.emptyHoldings++
 	return h
 }
@@ -110,6 +112,16 @@ func (s *State) hold(h *Holding, node int32, weight int64) {
 // Holdings lists every term that some pod carries or carried, from position since on. The list only grows within one Epoch.
 func (s *State) Holdings(since int) []*Holding { return s.holdings[since:] }
 
+// MatchingHoldings calls f for every term so far that matches a pod of namespace ns with these labels, and returns the position after the last.
+func (s *State) MatchingHoldings(ns string, podLabels labels.Set, f func(*Holding)) int {
+	s.holdingIndex.candidates(podLabels, func(h *Holding) {
+		if s.Matches(&h.Matcher, ns, podLabels) {
+			f(h)
+		}
+	})
+	return len(s.holdings)
+}
+
 // compactHoldings drops the terms that no pod carries any more, once they are the majority, and starts a new epoch.
 func (s *State) compactHoldings() {
 	if s.emptyHoldings < 1024 || s.emptyHoldings < len(s.holdings)/2 {
@@ -119,6 +131,7 @@ func (s *State) compactHoldings() {
 	for _, h := range s.holdings {
 		if len(h.PerNode) == 0 {
 			delete(s.holdingByKey, h.key)
+			s.holdingIndex.remove(h.Matcher.Selector, h)
 			continue
 		}
 		kept = append(kept, h)

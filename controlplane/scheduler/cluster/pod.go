@@ -40,6 +40,8 @@ type Pod struct {
 	Priority int32
 	// Assumed is set between the scheduler's decision and the API server's word that the binding is there.
 	Assumed bool
+	// Evicting is set from the decision to preempt the pod until its deletion is seen.
+	Evicting bool
 
 	shape    *Shape
 	labels   *LabelSet
@@ -52,11 +54,17 @@ func (p *Pod) Shape() *Shape { return p.shape }
 
 // Shape computes what pod takes from a node.
 func (s *State) Shape(pod *v1.Pod) (*Shape, error) {
-	shape := &Shape{Ports: hostPorts(pod)}
-	shape.Request, shape.Scored = s.Resources.requests(pod)
+	shape := s.NodeShape(pod)
 	var err error
 	shape.Terms, err = Terms(pod)
 	return shape, err
+}
+
+// NodeShape is Shape without Terms.
+func (s *State) NodeShape(pod *v1.Pod) *Shape {
+	shape := &Shape{Ports: hostPorts(pod)}
+	shape.Request, shape.Scored = s.Resources.requests(pod)
+	return shape
 }
 
 func hostPorts(pod *v1.Pod) []HostPort {
@@ -253,4 +261,12 @@ func (p *Pod) Weight(h *Holding) int64 {
 		}
 	}
 	return sum
+}
+
+// NominatedTo returns the node that a pod is nominated to, or nil.
+func (s *State) NominatedTo(uid types.UID) *Node {
+	if p := s.nominated[uid]; p != nil && p.Node.Object != nil {
+		return p.Node
+	}
+	return nil
 }

@@ -27,7 +27,10 @@ type State struct {
 	topologies map[string]*Topology
 
 	labelSets     map[string]*LabelSet
+	labelIndex    labelIndex
 	counters      map[string]*Counter
+	counterIndex  selectorIndex[*Counter]
+	holdingIndex  selectorIndex[*Holding]
 	holdings      []*Holding
 	holdingByKey  map[string]*Holding
 	emptyHoldings int
@@ -43,6 +46,7 @@ func New() *State {
 		Resources: newResourceNames(), Storage: newStorage(), byName: map[string]*Node{}, pods: map[types.UID]*Pod{}, nominated: map[types.UID]*Pod{},
 		namespaces: map[string]map[string]string{}, images: map[string]*Image{}, topologies: map[string]*Topology{},
 		labelSets: map[string]*LabelSet{}, counters: map[string]*Counter{}, holdingByKey: map[string]*Holding{},
+		labelIndex: labelIndex{}, counterIndex: selectorIndex[*Counter]{}, holdingIndex: selectorIndex[*Holding]{},
 	}
 }
 

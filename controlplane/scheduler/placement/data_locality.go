@@ -14,7 +14,7 @@ const DataSourcesAnnotation = "fairlead.io/data-sources"
 
 // scoreData prefers nodes that hold the data the pod declares: the share of its claims that a pod on the node uses already (so the volume is attached
 // and its pages are cached) and of its listed images that the node has.
-func scoreData(e *Evaluator, c *Class, n *cluster.Node) int64 {
+func scoreData(e *Evaluator, c *Needs, n *cluster.Node) int64 {
 	sources, here := int64(0), int64(0)
 	count := func(present bool) {
 		sources++
@@ -29,7 +29,7 @@ func scoreData(e *Evaluator, c *Class, n *cluster.Node) int64 {
 		kind, name, _ := strings.Cut(strings.TrimSpace(source), "/")
 		switch kind {
 		case "claim":
-			count(n.Uses(c.Namespace + "/" + name))
+			count(n.Uses(c.namespace + "/" + name))
 		case "image":
 			count(hasImage(n.Object, normalizeImage(name)))
 		}

@@ -16,6 +16,7 @@ import (
 
 // Budget is a PodDisruptionBudget as preemption sees it.
 type Budget struct {
+	Name      string
 	Selector  labels.Selector
 	Allowed   int32
 	Disrupted map[string]bool // pods whose disruption the budget has counted already
@@ -27,6 +28,8 @@ type Preemption struct {
 	Victims []*cluster.Pod // most important first
 	// Message says why there is no way, in Kubernetes' wording. Node is nil then.
 	Message string
+	// Waiting is the node on which an earlier preemption for the same pod is under way.
+	Waiting *cluster.Node
 
 	violations int
 }
@@ -38,10 +41,10 @@ func (e *Evaluator) Preempt(r Request) Preemption {
 	if policy := r.Pod.Spec.PreemptionPolicy; policy != nil && *policy == v1.PreemptNever {
 		return Preemption{Message: "not eligible due to preemptionPolicy=Never."}
 	}
-	if n := e.State.Node(r.Pod.Status.NominatedNodeName); n != nil {
+	if n := e.State.NominatedTo(r.Pod.UID); n != nil {
 		for _, p := range n.Pods {
-			if p.Object.DeletionTimestamp != nil && p.Priority < c.Priority {
-				return Preemption{Message: "not eligible due to a terminating pod on the nominated node."}
+			if (p.Evicting || p.Object.DeletionTimestamp != nil) && p.Priority < c.Priority {
+				return Preemption{Waiting: n, Message: "not eligible due to a terminating pod on the nominated node."}
 			}
 		}
 	}
@@ -99,7 +102,7 @@ func (v *View) victims(n *cluster.Node, pod *v1.Pod) (Preemption, bool) {
 		}
 	}
 	v.e.victims = lower
-	if len(lower) == 0 || v.without(n, lower, pod) != fits {
+	if len(lower) == 0 || !v.fitsWithout(n, lower, pod) {
 		return Preemption{}, false
 	}
 	slices.SortStableFunc(lower, func(a, b *cluster.Pod) int {
@@ -115,7 +118,7 @@ func (v *View) victims(n *cluster.Node, pod *v1.Pod) (Preemption, bool) {
 			}
 			at := slices.Index(gone, p)
 			gone = slices.Delete(gone, at, at+1)
-			if v.without(n, gone, pod) != fits {
+			if !v.fitsWithout(n, gone, pod) {
 				gone = slices.Insert(gone, at, p)
 				if first {
 					violations++

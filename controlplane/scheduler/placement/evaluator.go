@@ -3,6 +3,8 @@
 package placement
 
 import (
+	"cmp"
+
 	"github.com/fairlead/fairlead/controlplane/scheduler/cluster"
 )
 
@@ -13,24 +15,28 @@ type Evaluator struct {
 	Defaults Defaults
 	// Budgets are the disruption budgets by namespace, which preemption spares if it can.
 	Budgets map[string][]*Budget
-	// MaxViews bounds how many classes' Views are kept; each takes about 60 bytes per node.
+	// MaxViews bounds how many Views and verdicts are kept; each takes about 50 bytes per node.
 	MaxViews int
 
-	reasons    *reasons
-	classes    map[string]*Class
-	views      []*Class // those with a View
-	clock      uint64
-	candidates []int32
-	totals     []int64
-	raw        []int64
-	scratch    []float64
-	victims    []*cluster.Pod
-	start      int32 // where the search for the best node begins, so that equals take turns
+	reasons     *reasons
+	needs       map[string]*Needs
+	classes     map[string]*Class
+	kept        int // how many Views and verdicts there are
+	lastClasses int // how many classes were left when they were last cleaned up
+	clock       uint64
+	candidates  []int32
+	totals      []int64
+	raw         []int64
+	scratch     []float64
+	victims     []*cluster.Pod
+	perDomain   []int64
+	extra       cluster.Vector
+	start       int32 // where the search for the best node begins, so that equals take turns
 }
 
 // New returns an Evaluator over state.
 func New(state *cluster.State) *Evaluator {
-	return &Evaluator{State: state, MaxViews: 512, reasons: newReasons(), classes: map[string]*Class{}}
+	return &Evaluator{State: state, MaxViews: 512, reasons: newReasons(), Budgets: map[string][]*Budget{}, needs: map[string]*Needs{}, classes: map[string]*Class{}}
 }
 
 // Result is where a pod should go, or why nowhere.
@@ -43,20 +49,27 @@ type Result struct {
 // Place finds the best node for r. It changes nothing; the caller assumes the pod there.
 func (e *Evaluator) Place(r Request) Result {
 	v := e.view(r.Class)
-	if r.Class.unresolved != "" {
-		return Result{Diagnosis: &Diagnosis{Nodes: e.State.NodeCount(), Blocked: r.Class.unresolved}}
+	if bad := cmp.Or(r.Class.unresolved, r.Class.bad); bad != "" {
+		return Result{Diagnosis: &Diagnosis{Nodes: e.State.NodeCount(), Blocked: bad}}
 	}
 	if v.blocked != "" {
 		return Result{Diagnosis: v.diagnose()}
 	}
-	if node := r.Pod.Status.NominatedNodeName; node != "" {
+	if n := e.State.NominatedTo(r.Pod.UID); n != nil {
 		v.prepareGates()
-		if n := e.State.Node(node); n != nil && (r.Pinned == "" || r.Pinned == node) && v.fitsNominated(n, r.Pod) {
+		if (r.Pinned == "" || r.Pinned == n.Name) && v.fitsNominated(n, r.Pod) {
 			return Result{Node: n, Feasible: 1}
 		}
 	}
 	if r.Pinned != "" {
 		return e.placePinned(v, r)
+	}
+	if best, feasible, simple := v.bestLocal(); simple {
+		if feasible == 0 {
+			return Result{Diagnosis: v.diagnose()}
+		}
+		e.start = best + 1
+		return Result{Node: e.State.Nodes[best], Feasible: feasible}
 	}
 	candidates := v.candidates()
 	switch len(candidates) {
@@ -83,6 +96,30 @@ func (e *Evaluator) Place(r Request) Result {
 	}
 	e.start = candidates[best] + 1
 	return Result{Node: e.State.Nodes[candidates[best]], Feasible: len(candidates)}
+}
+
+// bestLocal finds the best node in one pass if nothing but the nodes themselves is to be considered; otherwise simple is false.
+func (v *View) bestLocal() (best int32, feasible int, simple bool) {
+	if len(v.gates)+len(v.soft)+len(v.pull)+len(v.class.preferred)+v.tainted > 0 {
+		return 0, 0, false
+	}
+	best, most := int32(0), int64(-1)
+	split := min(int(v.e.start), len(v.local))
+	scan := func(from, to int) {
+		local, score := v.local[from:to], v.score[from:to]
+		for k, r := range local {
+			if r != fits {
+				continue
+			}
+			feasible++
+			if score[k] > most {
+				best, most = int32(from+k), score[k]
+			}
+		}
+	}
+	scan(split, len(v.local))
+	scan(0, split)
+	return best, feasible, true
 }
 
 // placePinned places a pod that may go to one node only.
@@ -144,7 +181,7 @@ func (v *View) fieldScores() []fieldScore {
 			scores = append(scores, fieldScore{p, w, score})
 		}
 	}
-	add(TaintToleration, true, func(candidates []int32, out []int64) { v.proportional(v.taints, candidates, out, true) })
+	add(TaintToleration, v.tainted > 0, func(candidates []int32, out []int64) { v.proportional(v.taints, candidates, out, true) })
 	add(NodeAffinity, len(v.class.preferred) > 0, func(candidates []int32, out []int64) { v.proportional(v.prefers, candidates, out, false) })
 	add(PodTopologySpread, len(v.soft) > 0, v.scoreSpread)
 	add(InterPodAffinity, len(v.pull) > 0, v.scoreAffinity)
@@ -166,36 +203,4 @@ func (v *View) proportional(values []int64, candidates []int32, out []int64, rev
 			out[k] = MaxScore - out[k]
 		}
 	}
-}
-
-type nodeFilter struct {
-	plugin Plugin
-	check  func(*Evaluator, *Class, *cluster.Node) Reason
-}
-
-// staticFilters look at the node object only: their verdict holds until the object changes. usageFilters look at what pods use, too.
-var (
-	staticFilters = []nodeFilter{{NodeUnschedulable, filterUnschedulable}, {TaintToleration, filterTaints}, {NodeAffinity, filterNodeAffinity}}
-	usageFilters  = []nodeFilter{{NodePorts, filterPorts}, {NodeResourcesFit, filterResources}}
-)
-
-func (e *Evaluator) firstReason(filters []nodeFilter, c *Class, n *cluster.Node) Reason {
-	for _, f := range filters {
-		if !c.Profile.Filters.Has(f.plugin) {
-			continue
-		}
-		if r := f.check(e, c, n); r != fits {
-			return r
-		}
-	}
-	return fits
-}
-
-// localScores look at one node alone, and give 0 to MaxScore.
-var localScores = []struct {
-	plugin Plugin
-	score  func(*Evaluator, *Class, *cluster.Node) int64
-}{
-	{NodeResourcesFit, scoreResources}, {NodeResourcesBalancedAllocation, scoreBalance}, {ImageLocality, scoreImages},
-	{DataLocality, scoreData}, {Interference, scorePressure},
 }

@@ -6,7 +6,7 @@ import "github.com/fairlead/fairlead/controlplane/scheduler/cluster"
 
 // gate is a rule about a topology domain as a whole: nodes of a domain that is not allowed are refused.
 type gate interface {
-	// prepare computes which domains are allowed, from the aggregates as they are.
+	// prepare computes which domains are allowed, from the sums as they are.
 	prepare()
 	// admits judges node n as prepared.
 	admits(n int32) Reason
@@ -16,14 +16,14 @@ type gate interface {
 
 // domains is the part that gates share: the verdict per domain.
 type domains struct {
-	agg     *aggregate
-	allowed []bool // by domain
-	refused Reason // for a domain that is not allowed
-	missing Reason // for a node without the label; fits if that is no obstacle
+	topology *cluster.Topology
+	allowed  []bool // by domain
+	refused  Reason // for a domain that is not allowed
+	missing  Reason // for a node without the label; fits if that is no obstacle
 }
 
 func (d *domains) admits(n int32) Reason {
-	domain := d.agg.topology.Domain[n]
+	domain := d.topology.Domain[n]
 	if domain == cluster.NoDomain {
 		return d.missing
 	}
@@ -33,18 +33,16 @@ func (d *domains) admits(n int32) Reason {
 	return fits
 }
 
-// judge fills allowed by a verdict on each domain's count.
-func (d *domains) judge(ok func(count int64) bool) {
-	size := d.agg.topology.Domains()
-	if cap(d.allowed) < size {
-		d.allowed = make([]bool, size, size+size/4)
+// reset sets the verdict on all domains.
+func (d *domains) reset(allowed bool) {
+	if size := d.topology.Domains(); len(d.allowed) < size {
+		d.allowed = make([]bool, size+size/4+1)
 	}
-	d.allowed = d.allowed[:size]
-	for domain, sum := range d.agg.sum {
-		d.allowed[domain] = ok(sum)
+	if !allowed {
+		clear(d.allowed)
+		return
 	}
-	empty := ok(0)
-	for domain := len(d.agg.sum); domain < size; domain++ {
-		d.allowed[domain] = empty
+	for i := range d.allowed {
+		d.allowed[i] = true
 	}
 }

@@ -10,7 +10,7 @@ import (
 
 // Local reports whether nothing that concerns n alone speaks against a pod of class c there.
 func (e *Evaluator) Local(c *Class, n *cluster.Node) bool {
-	return n.Object != nil && e.firstReason(staticFilters, c, n) == fits && e.firstReason(usageFilters, c, n) == fits
+	return n.Object != nil && e.firstReason(staticFilters, c.Needs, n) == fits && e.firstReason(usageFilters, c.Needs, n) == fits
 }
 
 // Attracts reports whether a pod's presence can lift a rejection of class c by affinity or topology spread: c wants to be near it, or c's spread

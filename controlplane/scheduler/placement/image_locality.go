@@ -24,7 +24,7 @@ type declaredImage struct {
 	spread int64
 }
 
-func declaredImages(c *Class) []declaredImage {
+func declaredImages(c *Needs) []declaredImage {
 	var images []declaredImage
 	add := func(name string) {
 		if name != "" {
@@ -49,7 +49,7 @@ func normalizeImage(name string) string {
 }
 
 // imagesChanged notes the spread of the class's images and reports whether it differs from what scores were computed with.
-func (v *View) imagesChanged() bool {
+func (v *verdicts) imagesChanged() bool {
 	changed := false
 	for i := range v.images {
 		img := &v.images[i]
@@ -61,17 +61,17 @@ func (v *View) imagesChanged() bool {
 }
 
 // scoreImages prefers nodes that have the pod's images, by size, and less so images that few nodes have, lest all pods crowd there.
-func scoreImages(e *Evaluator, c *Class, n *cluster.Node) int64 {
-	if len(n.Object.Status.Images) == 0 || c.view == nil {
+func scoreImages(e *Evaluator, c *Needs, n *cluster.Node) int64 {
+	if len(n.Object.Status.Images) == 0 || c.verdicts == nil {
 		return 0
 	}
 	var sum int64
-	for _, img := range c.view.images {
+	for _, img := range c.verdicts.images {
 		if img.spread > 0 && hasImage(n.Object, img.name) {
 			sum += img.size * img.spread / imageSteps
 		}
 	}
-	most := int64(maxImageBytes * len(c.view.images))
+	most := int64(maxImageBytes * len(c.verdicts.images))
 	sum = max(minImageBytes, min(sum, most))
 	if most <= minImageBytes {
 		return 0

@@ -8,13 +8,14 @@ import (
 
 // affinityPull is one source of InterPodAffinity's score: weight times the sum of the node's domain.
 type affinityPull struct {
-	agg    *aggregate
+	agg    *sparseSum
 	weight int64
 }
 
 // affinityGate refuses the domains without a pod that the class's required affinity asks for.
 type affinityGate struct {
 	domains
+	agg     *sparseSum
 	group   *affinityGroup
 	counter *cluster.Counter
 }
@@ -31,7 +32,7 @@ func (g *affinityGroup) first() bool {
 		return false
 	}
 	for _, gate := range g.gates {
-		if gate.agg.total > 0 {
+		if len(gate.agg.total) > 0 {
 			return false
 		}
 	}
@@ -41,6 +42,7 @@ func (g *affinityGroup) first() bool {
 // avoidGate refuses the domains where the sum is not zero: anti-affinity of the class (counter) or of the pods that are there (holding).
 type avoidGate struct {
 	domains
+	agg     *sparseSum
 	counter *cluster.Counter
 	holding *cluster.Holding
 }
@@ -67,14 +69,15 @@ func (v *View) buildAffinity() {
 				counter := v.counter(true, required...) // a pod counts only if all terms match it
 				group.self = state.Counts(counter, c.Namespace, c.Labels)
 				refused := v.e.reasons.intern(InterPodAffinity, true, "node(s) didn't match pod affinity rules")
-				g := &affinityGate{group: group, counter: counter,
-					domains: domains{agg: v.aggregate(t.TopologyKey, counter.PerNode, nil), refused: refused, missing: refused}}
+				agg := v.sum(t.TopologyKey, counter.PerNode)
+				g := &affinityGate{group: group, counter: counter, agg: agg, domains: domains{topology: agg.topology, refused: refused, missing: refused}}
 				group.gates = append(group.gates, g)
 				v.gates = append(v.gates, g)
 				continue
 			}
 			counter := v.counter(true, t.Matcher)
-			v.gates = append(v.gates, &avoidGate{counter: counter, domains: domains{agg: v.aggregate(t.TopologyKey, counter.PerNode, nil),
+			agg := v.sum(t.TopologyKey, counter.PerNode)
+			v.gates = append(v.gates, &avoidGate{counter: counter, agg: agg, domains: domains{topology: agg.topology,
 				refused: v.e.reasons.intern(InterPodAffinity, false, "node(s) didn't match pod anti-affinity rules")}})
 		}
 	}
@@ -87,53 +90,46 @@ func (v *View) buildAffinity() {
 		if t.Kind == cluster.PreferredAntiAffinity {
 			weight = -weight
 		}
-		v.pull = append(v.pull, &affinityPull{agg: v.aggregate(t.TopologyKey, v.counter(true, t.Matcher).PerNode, nil), weight: weight})
+		v.pull = append(v.pull, &affinityPull{agg: v.sum(t.TopologyKey, v.counter(true, t.Matcher).PerNode), weight: weight})
 	}
 }
 
-// followHoldings looks at the affinity terms that pods have brought since the last time, and keeps those that match the class.
-func (v *View) followHoldings() {
-	c, state := v.class, v.e.State
-	fresh := state.Holdings(v.holdings)
-	v.holdings += len(fresh)
-	for _, h := range fresh {
-		if !state.Matches(&h.Matcher, c.Namespace, c.Labels) {
-			continue
+// follow takes the affinity term of other pods that matches the class into account.
+func (v *View) follow(h *cluster.Holding) {
+	profile := v.class.Profile
+	weight := int64(1) // the sum of a preferred term holds the weights
+	switch h.Kind {
+	case cluster.RequiredAntiAffinity:
+		if profile.Filters.Has(InterPodAffinity) {
+			agg := v.sum(h.TopologyKey, h.PerNode)
+			v.gates = append(v.gates, &avoidGate{holding: h, agg: agg, domains: domains{topology: agg.topology,
+				refused: v.e.reasons.intern(InterPodAffinity, false, "node(s) didn't satisfy existing pods anti-affinity rules")}})
 		}
-		weight := int64(0)
-		switch h.Kind {
-		case cluster.RequiredAntiAffinity:
-			if c.Profile.Filters.Has(InterPodAffinity) {
-				v.gates = append(v.gates, &avoidGate{holding: h, domains: domains{agg: v.aggregate(h.TopologyKey, h.PerNode, nil),
-					refused: v.e.reasons.intern(InterPodAffinity, false, "node(s) didn't satisfy existing pods anti-affinity rules")}})
-			}
-			continue
-		case cluster.RequiredAffinity:
-			weight = c.Profile.HardPodAffinityWeight
-		case cluster.PreferredAffinity:
-			weight = 1 // the sum holds the terms' weights
-		case cluster.PreferredAntiAffinity:
-			weight = -1
-		}
-		if h.Kind != cluster.RequiredAffinity && c.Profile.IgnorePreferredOfOther && len(c.Shape.Terms) == 0 {
-			continue
-		}
-		if weight != 0 && c.Profile.Weights[InterPodAffinity] > 0 {
-			v.pull = append(v.pull, &affinityPull{agg: v.aggregate(h.TopologyKey, h.PerNode, nil), weight: weight})
-		}
+		return
+	case cluster.RequiredAffinity:
+		weight = profile.HardPodAffinityWeight
+	case cluster.PreferredAntiAffinity:
+		weight = -1
 	}
+	if weight == 0 || profile.Weights[InterPodAffinity] == 0 ||
+		h.Kind != cluster.RequiredAffinity && profile.IgnorePreferredOfOther && len(v.class.Shape.Terms) == 0 {
+		return
+	}
+	v.pull = append(v.pull, &affinityPull{agg: v.sum(h.TopologyKey, h.PerNode), weight: weight})
 }
 
 func (g *affinityGate) prepare() {
-	if g.group.first() {
-		g.judge(func(int64) bool { return true })
-		return
+	first := g.group.first()
+	g.reset(first)
+	if !first {
+		for domain := range g.agg.total {
+			g.allowed[domain] = true
+		}
 	}
-	g.judge(func(count int64) bool { return count > 0 })
 }
 
 func (g *affinityGate) without(n *cluster.Node, victims []*cluster.Pod) Reason {
-	domain := g.agg.topology.Domain[n.Index]
+	domain := g.topology.Domain[n.Index]
 	if domain == cluster.NoDomain {
 		return g.missing
 	}
@@ -147,8 +143,13 @@ func (g *affinityGate) without(n *cluster.Node, victims []*cluster.Pod) Reason {
 	if count-gone > 0 {
 		return fits
 	}
+	// The last match is among the victims: then the pod would be the first of its group again.
 	for _, other := range g.group.gates {
-		if !g.group.self || other.agg.total-gone > 0 {
+		left := -gone
+		for _, sum := range other.agg.total {
+			left += sum
+		}
+		if !g.group.self || left > 0 {
 			return g.refused
 		}
 	}
@@ -156,11 +157,14 @@ func (g *affinityGate) without(n *cluster.Node, victims []*cluster.Pod) Reason {
 }
 
 func (g *avoidGate) prepare() {
-	g.judge(func(count int64) bool { return count == 0 })
+	g.reset(true)
+	for domain := range g.agg.total {
+		g.allowed[domain] = false
+	}
 }
 
 func (g *avoidGate) without(n *cluster.Node, victims []*cluster.Pod) Reason {
-	domain := g.agg.topology.Domain[n.Index]
+	domain := g.topology.Domain[n.Index]
 	if domain == cluster.NoDomain {
 		return fits
 	}
@@ -182,12 +186,16 @@ func (g *avoidGate) without(n *cluster.Node, victims []*cluster.Pod) Reason {
 func (v *View) scoreAffinity(candidates []int32, out []int64) {
 	clear(out)
 	for _, p := range v.pull {
-		if p.agg.total == 0 {
+		if len(p.agg.total) == 0 {
 			continue
+		}
+		weights := v.e.ints(p.agg.topology.Domains())
+		for domain, sum := range p.agg.total {
+			weights[domain] = p.weight * sum
 		}
 		for k, i := range candidates {
 			if domain := p.agg.topology.Domain[i]; domain != cluster.NoDomain {
-				out[k] += p.weight * p.agg.count(domain)
+				out[k] += weights[domain]
 			}
 		}
 	}
@@ -202,4 +210,14 @@ func (v *View) scoreAffinity(candidates []int32, out []int64) {
 			out[k] = MaxScore * (out[k] - least) / (most - least)
 		}
 	}
+}
+
+// ints returns a zeroed scratch slice.
+func (e *Evaluator) ints(size int) []int64 {
+	if cap(e.perDomain) < size {
+		e.perDomain = make([]int64, 2*size)
+	}
+	s := e.perDomain[:size]
+	clear(s)
+	return s
 }

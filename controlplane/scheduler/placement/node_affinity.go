@@ -5,7 +5,7 @@ package placement
 import "github.com/fairlead/fairlead/controlplane/scheduler/cluster"
 
 // filterNodeAffinity refuses a node that the pod's nodeSelector or required affinity, or the profile's, does not match.
-func filterNodeAffinity(e *Evaluator, c *Class, n *cluster.Node) Reason {
+func filterNodeAffinity(e *Evaluator, c *Needs, n *cluster.Node) Reason {
 	if !c.selective {
 		return fits
 	}
@@ -20,7 +20,7 @@ func filterNodeAffinity(e *Evaluator, c *Class, n *cluster.Node) Reason {
 }
 
 // preference sums the weights of the preferred terms that match the node. The best node scores 100, the others in proportion.
-func preference(c *Class, n *cluster.Node) int64 {
+func preference(c *Needs, n *cluster.Node) int64 {
 	var sum int64
 	for _, p := range c.preferred {
 		sum += p.Score(n.Object)

@@ -5,13 +5,13 @@ package placement
 import "github.com/fairlead/fairlead/controlplane/scheduler/cluster"
 
 // filterPorts refuses a node where a pod has one of the host ports already.
-func filterPorts(e *Evaluator, c *Class, n *cluster.Node) Reason {
-	if len(c.Shape.Ports) == 0 {
+func filterPorts(e *Evaluator, c *Needs, n *cluster.Node) Reason {
+	if len(c.shape.Ports) == 0 {
 		return fits
 	}
-	taken := conflict(c.Shape.Ports, n.Ports)
+	taken := conflict(c.shape.Ports, n.Ports)
 	for _, p := range n.Nominated {
-		taken = taken || p.Priority >= c.Priority && conflict(c.Shape.Ports, p.Shape().Ports)
+		taken = taken || p.Priority >= c.Priority && conflict(c.shape.Ports, p.Shape().Ports)
 	}
 	if taken {
 		return e.portsTaken()

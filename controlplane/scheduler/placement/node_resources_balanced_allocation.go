@@ -9,16 +9,16 @@ import (
 )
 
 // scoreBalance prefers nodes where the shares in use of the resources would be close to each other: 100 minus their standard deviation in percent.
-func scoreBalance(e *Evaluator, c *Class, n *cluster.Node) int64 {
+func scoreBalance(e *Evaluator, c *Needs, n *cluster.Node) int64 {
 	var shares [8]float64
 	count := 0
 	for _, r := range c.Profile.BalancedResources {
 		i := e.State.Resources.Position(r.Name)
 		capacity := n.Allocatable.At(i)
-		if capacity == 0 || count == len(shares) || i > cluster.PodCount && c.Shape.Request.At(i) == 0 {
+		if capacity == 0 || count == len(shares) || i > cluster.PodCount && c.shape.Request.At(i) == 0 {
 			continue
 		}
-		shares[count] = min(1, float64(n.Requested.At(i)+c.Shape.Request.At(i))/float64(capacity))
+		shares[count] = min(1, float64(n.Requested.At(i)+c.shape.Request.At(i))/float64(capacity))
 		count++
 	}
 	if count < 2 {

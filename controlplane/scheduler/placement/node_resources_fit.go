@@ -11,7 +11,7 @@ import (
 )
 
 // filterResources refuses a node that has too little left of some resource, counting the pods of at least the same priority that wait there.
-func filterResources(e *Evaluator, c *Class, n *cluster.Node) Reason {
+func filterResources(e *Evaluator, c *Needs, n *cluster.Node) Reason {
 	var nominated cluster.Vector
 	for _, p := range n.Nominated {
 		if p.Priority >= c.Priority {
@@ -22,28 +22,32 @@ func filterResources(e *Evaluator, c *Class, n *cluster.Node) Reason {
 }
 
 // insufficient says what n lacks for a pod of class c. extra is taken in addition to what its pods take (negative amounts: given back).
-func (e *Evaluator) insufficient(c *Class, n *cluster.Node, extra cluster.Vector) Reason {
-	var lacking uint64 // bit i: resource i, with everything from 62 on in the last bit
-	for i, want := range c.Shape.Request {
-		if want == 0 || want <= n.Allocatable.At(i)-n.Requested.At(i)-extra.At(i) {
-			continue
-		}
-		if i >= cluster.PodCount+1 && c.Profile.ignores(e.State.Resources.Name(i)) {
-			continue
-		}
-		lacking |= 1 << min(i, 63)
-	}
-	if lacking == 0 {
+func (e *Evaluator) insufficient(c *Needs, n *cluster.Node, extra cluster.Vector) Reason {
+	if e.enough(c, n, extra) {
 		return fits
 	}
 	return e.lacking(c, n, extra)
 }
 
+// enough reports whether n has everything a pod with these needs requests.
+func (e *Evaluator) enough(c *Needs, n *cluster.Node, extra cluster.Vector) bool {
+	for i, want := range c.shape.Request {
+		if want == 0 || want <= n.Allocatable.At(i)-n.Requested.At(i)-extra.At(i) {
+			continue
+		}
+		if i > cluster.PodCount && c.Profile.ignores(e.State.Resources.Name(i)) {
+			continue
+		}
+		return false
+	}
+	return true
+}
+
 // lacking builds the reason; it is off the fast path.
-func (e *Evaluator) lacking(c *Class, n *cluster.Node, extra cluster.Vector) Reason {
+func (e *Evaluator) lacking(c *Needs, n *cluster.Node, extra cluster.Vector) Reason {
 	var texts []string
 	unresolvable := false
-	for i, want := range c.Shape.Request {
+	for i, want := range c.shape.Request {
 		if want == 0 || want <= n.Allocatable.At(i)-n.Requested.At(i)-extra.At(i) || i > cluster.PodCount && c.Profile.ignores(e.State.Resources.Name(i)) {
 			continue
 		}
@@ -66,20 +70,20 @@ func (p *Profile) ignores(name v1.ResourceName) bool {
 }
 
 // scoreResources prefers the emptier nodes, the fuller ones or those at a point of a given curve, by the profile's strategy.
-func scoreResources(e *Evaluator, c *Class, n *cluster.Node) int64 {
+func scoreResources(e *Evaluator, c *Needs, n *cluster.Node) int64 {
 	var sum, weights int64
 	for _, r := range c.Profile.StrategyResources {
 		i := e.State.Resources.Position(r.Name)
 		capacity := n.Allocatable.At(i)
-		if i > cluster.PodCount && c.Shape.Request.At(i) == 0 {
+		if i > cluster.PodCount && c.shape.Request.At(i) == 0 {
 			continue // a pod that does not ask for an extended resource has no opinion on it
 		}
 		if capacity == 0 {
 			continue
 		}
-		used := n.Requested.At(i) + c.Shape.Request.At(i)
+		used := n.Requested.At(i) + c.shape.Request.At(i)
 		if i == cluster.CPU || i == cluster.Memory {
-			used = n.Scored[i] + c.Shape.Scored[i]
+			used = n.Scored[i] + c.shape.Scored[i]
 		}
 		weights += r.Weight
 		sum += r.Weight * c.Profile.scoreUse(used, capacity)

@@ -11,7 +11,7 @@ import (
 )
 
 // filterUnschedulable refuses a cordoned node, unless the pod tolerates the taint that cordoning brings.
-func filterUnschedulable(e *Evaluator, c *Class, n *cluster.Node) Reason {
+func filterUnschedulable(e *Evaluator, c *Needs, n *cluster.Node) Reason {
 	if !n.Object.Spec.Unschedulable {
 		return fits
 	}

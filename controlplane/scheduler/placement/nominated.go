@@ -3,6 +3,8 @@
 package placement
 
 import (
+	"slices"
+
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/fairlead/fairlead/controlplane/scheduler/cluster"
@@ -13,52 +15,45 @@ func (v *View) fitsNominated(n *cluster.Node, pod *v1.Pod) bool {
 	if v.static[n.Index] != fits {
 		return false
 	}
-	return v.without(n, nil, pod) == fits
+	return v.fitsWithout(n, nil, pod)
 }
 
-// without returns the first reason against n for a pod of v's class as if victims, pods of n, were gone and self were not nominated there.
-// Gates must be prepared.
-func (v *View) without(n *cluster.Node, victims []*cluster.Pod, self *v1.Pod) Reason {
+// fitsWithout reports whether a pod of v's class would fit n if victims, pods of n, were gone and self were not nominated there.
+// What the node object itself says must have been asked before, and gates must be prepared.
+func (v *View) fitsWithout(n *cluster.Node, victims []*cluster.Pod, self *v1.Pod) bool {
 	e, c := v.e, v.class
-	var extra cluster.Vector
-	var ports []cluster.HostPort
+	extra := e.extra[:0]
 	for _, p := range n.Nominated {
 		if p.Priority >= c.Priority && p.Object.UID != self.UID {
 			extra = extra.Add(p.Shape().Request, 1)
-			ports = append(ports, p.Shape().Ports...)
 		}
 	}
 	for _, p := range victims {
 		extra = extra.Add(p.Shape().Request, -1)
 	}
+	e.extra = extra
+	if c.Profile.Filters.Has(NodeResourcesFit) && !e.enough(c.Needs, n, extra) {
+		return false
+	}
 	if len(c.Shape.Ports) > 0 && c.Profile.Filters.Has(NodePorts) {
 		for _, p := range n.Pods {
-			if !contains(victims, p) {
-				ports = append(ports, p.Shape().Ports...)
+			if !slices.Contains(victims, p) && conflict(c.Shape.Ports, p.Shape().Ports) {
+				return false
 			}
 		}
-		if conflict(c.Shape.Ports, ports) {
-			return e.portsTaken()
+		for _, p := range n.Nominated {
+			if p.Priority >= c.Priority && p.Object.UID != self.UID && conflict(c.Shape.Ports, p.Shape().Ports) {
+				return false
+			}
 		}
 	}
-	if c.Profile.Filters.Has(NodeResourcesFit) {
-		if r := e.insufficient(c, n, extra); r != fits {
-			return r
-		}
+	if e.firstStorageReason(c.Needs, n, victims) != fits {
+		return false
 	}
 	for _, g := range v.gates {
-		if r := g.without(n, victims); r != fits {
-			return r
+		if g.without(n, victims) != fits {
+			return false
 		}
 	}
-	return fits
-}
-
-func contains(pods []*cluster.Pod, p *cluster.Pod) bool {
-	for _, o := range pods {
-		if o == p {
-			return true
-		}
-	}
-	return false
+	return true
 }

@@ -67,13 +67,14 @@ func spreadConstraints(pod *v1.Pod, profile *Profile, defaults labels.Selector) 
 type spreadGate struct {
 	domains
 	spreadConstraint
+	agg     *denseSum
 	counter *cluster.Counter
 	least   int64
 }
 
 // softSpread is a constraint that only scores.
 type softSpread struct {
-	agg *aggregate
+	agg *denseSum
 	spreadConstraint
 }
 
@@ -91,12 +92,13 @@ func (v *View) buildSpread() {
 			continue
 		}
 		counter := v.counter(false, sc.matcher)
-		agg := v.aggregate(sc.key, counter.PerNode, v.spreadEligible(sc, keys[index(sc.hard)]))
+		agg := &denseSum{topology: v.e.State.Topology(sc.key), source: counter.PerNode, eligible: v.spreadEligible(sc, keys[index(sc.hard)])}
+		v.dense = append(v.dense, agg)
 		if !sc.hard {
 			v.soft = append(v.soft, &softSpread{agg: agg, spreadConstraint: sc})
 			continue
 		}
-		v.gates = append(v.gates, &spreadGate{spreadConstraint: sc, counter: counter, domains: domains{agg: agg,
+		v.gates = append(v.gates, &spreadGate{spreadConstraint: sc, counter: counter, agg: agg, domains: domains{topology: agg.topology,
 			refused: v.e.reasons.intern(PodTopologySpread, false, "node(s) didn't match pod topology spread constraints"),
 			missing: v.e.reasons.intern(PodTopologySpread, true, "node(s) didn't match pod topology spread constraints (missing required label)")}})
 	}
@@ -140,11 +142,15 @@ func (g *spreadGate) prepare() {
 	if g.agg.live < g.minDomains {
 		g.least = 0
 	}
-	g.judge(func(count int64) bool { return count+g.self-g.least <= g.maxSkew })
+	most := g.maxSkew + g.least - g.self
+	g.reset(most >= 0)
+	for domain, count := range g.agg.total {
+		g.allowed[domain] = count <= most
+	}
 }
 
 func (g *spreadGate) without(n *cluster.Node, victims []*cluster.Pod) Reason {
-	domain := g.agg.topology.Domain[n.Index]
+	domain := g.topology.Domain[n.Index]
 	if domain == cluster.NoDomain {
 		return g.missing
 	}
@@ -168,36 +174,32 @@ func (g *spreadGate) without(n *cluster.Node, victims []*cluster.Pod) Reason {
 // small differences down.
 func (v *View) scoreSpread(candidates []int32, out []int64) {
 	const ignored = -1
-	for k := range out {
-		out[k] = 0
-		if !v.soft[0].everyKey {
-			continue
-		}
-		for _, s := range v.soft {
-			if s.agg.topology.Domain[candidates[k]] == cluster.NoDomain {
+	clear(out)
+	for _, s := range v.soft {
+		for k, i := range candidates {
+			if s.everyKey && s.topology().Domain[i] == cluster.NoDomain {
 				out[k] = ignored
 			}
 		}
 	}
 	sums := v.e.floats(len(out))
 	for _, s := range v.soft {
-		weight := math.Log(float64(s.domainsAmong(v.e, candidates, out) + 2))
+		weight := math.Log(float64(s.domainsAmong(candidates, out) + 2))
+		constant := float64(s.maxSkew - 1)
+		domain, values, totals := s.topology().Domain, s.agg.value, s.agg.total
 		perHost := s.key == v1.LabelHostname
 		for k, i := range candidates {
-			domain := s.agg.topology.Domain[i]
-			if out[k] == ignored || domain == cluster.NoDomain {
+			d := domain[i]
+			if d == cluster.NoDomain {
 				continue
 			}
-			var count int64
+			count := int64(0)
 			if perHost {
-				count = s.agg.source[i]
-				if int(i) < len(s.agg.value) {
-					count = s.agg.value[i]
-				}
-			} else {
-				count = s.agg.count(domain)
+				count = values[i]
+			} else if int(d) < len(totals) {
+				count = totals[d]
 			}
-			sums[k] += float64(count)*weight + float64(s.maxSkew-1)
+			sums[k] += float64(count)*weight + constant
 		}
 	}
 	least, most := int64(math.MaxInt64), int64(0)
@@ -205,23 +207,34 @@ func (v *View) scoreSpread(candidates []int32, out []int64) {
 		if out[k] == ignored {
 			continue
 		}
-		out[k] = int64(math.Round(sums[k]))
+		out[k] = int64(sums[k] + 0.5)
 		least, most = min(least, out[k]), max(most, out[k])
 	}
-	for k := range out {
+	// Few different sums occur, so the division is done once for each.
+	var table [256]int64
+	for offset := range table {
+		if most > 0 {
+			table[offset] = MaxScore * (most - int64(offset)) / most
+		} else {
+			table[offset] = MaxScore
+		}
+	}
+	for k, sum := range out {
 		switch {
-		case out[k] == ignored:
+		case sum == ignored:
 			out[k] = 0
-		case most == 0:
-			out[k] = MaxScore
+		case sum-least < int64(len(table)):
+			out[k] = table[sum-least]
 		default:
-			out[k] = MaxScore * (most + least - out[k]) / most
+			out[k] = MaxScore * (most + least - sum) / most
 		}
 	}
 }
 
+func (s *softSpread) topology() *cluster.Topology { return s.agg.topology }
+
 // domainsAmong counts the domains of the candidates that are not ignored (out[k] < 0).
-func (s *softSpread) domainsAmong(e *Evaluator, candidates []int32, out []int64) int {
+func (s *softSpread) domainsAmong(candidates []int32, out []int64) int {
 	count := 0
 	if s.key == v1.LabelHostname {
 		for k := range out {

@@ -2,4 +2,10 @@
 
 package placement
 
-func (v *View) storageChanged() bool { return false }
+import "github.com/fairlead/fairlead/controlplane/scheduler/cluster"
+
+type storageView struct{}
+
+func (v *verdicts) storageChanged() bool { return false }
+
+func (e *Evaluator) firstStorageReason(*Needs, *cluster.Node, []*cluster.Pod) Reason { return fits }

@@ -13,7 +13,7 @@ import (
 )
 
 // filterTaints refuses a node with a NoSchedule or NoExecute taint that the pod does not tolerate.
-func filterTaints(e *Evaluator, c *Class, n *cluster.Node) Reason {
+func filterTaints(e *Evaluator, c *Needs, n *cluster.Node) Reason {
 	if len(n.Object.Spec.Taints) == 0 {
 		return fits
 	}
@@ -31,7 +31,7 @@ func untolerated(n *cluster.Node, tolerations []v1.Toleration) (v1.Taint, bool) 
 }
 
 // intolerable counts the PreferNoSchedule taints that the pod does not tolerate. The node with the most scores 0, nodes without score 100.
-func intolerable(c *Class, n *cluster.Node) int64 {
+func intolerable(c *Needs, n *cluster.Node) int64 {
 	var count int64
 	for i := range n.Object.Spec.Taints {
 		taint := &n.Object.Spec.Taints[i]

@@ -8,72 +8,60 @@ import (
 	"github.com/fairlead/fairlead/controlplane/scheduler/cluster"
 )
 
-// View is what every node says to one class of pods. Slices are indexed by node.
+// View is what every node says to one class of pods: the verdicts on its needs, and the rules about topology domains.
 type View struct {
-	e     *Evaluator
+	*verdicts
 	class *Class
 
-	seq     uint64 // how far the change log is read
-	epoch   uint64
-	storage uint64 // version of the storage objects
-	devices uint64 // version of the device objects
-
-	version []uint64 // of the node when static was computed
-	static  []Reason // from the node object alone
-	local   []Reason // the first reason of all that concern the node alone
-	score   []int64  // weighted sum of scores that concern the node alone
-	taints  []int64  // raw score of TaintToleration
-	prefers []int64  // raw score of NodeAffinity
-
-	anyTaints  int // nodes with a taint that the pod would rather avoid
-	blocked    string
-	blockedBy  Plugin
-	aggregates []*aggregate
-	counters   []*cluster.Counter
-	holdings   int // how many of the state's holdings were looked at
-	gates      []gate
-	soft       []*softSpread
-	pull       []*affinityPull
-	images     []declaredImage
+	seq       uint64 // how far the change log is read for the sums
+	epoch     uint64
+	dense     []*denseSum
+	sparse    []*sparseSum
+	counters  []*cluster.Counter
+	holdings  int // how many of the state's holdings were looked at
+	gates     []gate
+	soft      []*softSpread
+	pull      []*affinityPull
+	blocked   string // set if the pod can go nowhere, whatever the nodes say
+	blockedBy Plugin
 }
 
 // view returns the class's View, brought up to date.
 func (e *Evaluator) view(c *Class) *View {
 	e.clock++
 	c.used = e.clock
-	v := c.view
-	if v != nil && v.epoch != e.State.Epoch() {
+	if c.view != nil && c.view.epoch != e.State.Epoch() {
 		e.dropView(c)
-		v = nil
 	}
+	v := c.view
 	if v == nil {
-		v = &View{e: e, class: c, epoch: e.State.Epoch()}
+		v = &View{class: c, seq: never, epoch: e.State.Epoch()}
+		v.verdicts = e.verdictsOf(c.Needs)
 		c.view = v
-		e.views = append(e.views, c)
-		e.evict(c)
-		v.build()
+		e.kept++
+		v.buildSpread()
+		v.buildAffinity()
+		v.holdings = e.State.MatchingHoldings(c.Namespace, c.Labels, v.follow)
+		e.forget()
+	} else {
+		v.verdicts = e.verdictsOf(c.Needs)
+		fresh := e.State.Holdings(v.holdings)
+		v.holdings += len(fresh)
+		for _, h := range fresh {
+			if e.State.Matches(&h.Matcher, c.Namespace, c.Labels) {
+				v.follow(h)
+			}
+		}
 	}
-	v.sync()
+	v.syncSums()
 	return v
 }
 
-// build sets up the aggregates and gates of a fresh View.
-func (v *View) build() {
-	v.seq, v.storage, v.devices = ^uint64(0), ^uint64(0), ^uint64(0)
-	v.buildSpread()
-	v.buildAffinity()
-	v.images = declaredImages(v.class)
-}
-
-func (v *View) aggregate(topologyKey string, source cluster.PerNode, eligible func(*cluster.Node) bool) *aggregate {
-	a := &aggregate{topology: v.e.State.Topology(topologyKey), source: source, eligible: eligible}
-	v.aggregates = append(v.aggregates, a)
-	if v.seq != ^uint64(0) { // the others are up to date already
-		for _, n := range v.e.State.Nodes {
-			a.update(n)
-		}
-	}
-	return a
+// sum adds a sum over the domains of a topology, up to date.
+func (v *View) sum(topologyKey string, source cluster.PerNode) *sparseSum {
+	s := newSparseSum(v.e.State.Topology(topologyKey), source, v.e.State.Nodes)
+	v.sparse = append(v.sparse, s)
+	return s
 }
 
 func (v *View) counter(countTerminating bool, matchers ...cluster.Matcher) *cluster.Counter {
@@ -82,83 +70,41 @@ func (v *View) counter(countTerminating bool, matchers ...cluster.Matcher) *clus
 	return c
 }
 
-func (v *View) release() {
-	for _, c := range v.counters {
-		v.e.State.ReleaseCounter(c)
-	}
-	v.counters = nil
-}
-
-// sync reads the change log and looks again at the nodes in it.
-func (v *View) sync() {
+// syncSums reads the change log for the sums.
+func (v *View) syncSums() {
 	state := v.e.State
-	all := v.storageChanged()
-	all = v.imagesChanged() || all
-	v.followHoldings()
-	if v.seq == state.Seq() && !all {
+	if v.seq == state.Seq() {
 		return
 	}
-	var changed []int32
-	ok := false
-	if !all && v.seq != ^uint64(0) {
-		changed, ok = state.Changes(v.seq)
+	if len(v.dense)+len(v.sparse) > 0 {
+		changed, ok := []int32(nil), false
+		if v.seq != never {
+			changed, ok = state.Changes(v.seq)
+		}
+		switch {
+		case ok:
+			for _, i := range changed {
+				for _, s := range v.dense {
+					s.update(state.Nodes[i])
+				}
+				for _, s := range v.sparse {
+					s.update(state.Nodes[i])
+				}
+			}
+		default:
+			for _, s := range v.dense {
+				for _, n := range state.Nodes {
+					s.update(n)
+				}
+			}
+			if v.seq != never { // a new sum is up to date
+				for k := range v.sparse {
+					*v.sparse[k] = *newSparseSum(v.sparse[k].topology, v.sparse[k].source, state.Nodes)
+				}
+			}
+		}
 	}
 	v.seq = state.Seq()
-	v.grow(len(state.Nodes))
-	if !ok {
-		for _, n := range state.Nodes {
-			if all {
-				v.version[n.Index] = ^uint64(0)
-			}
-			v.look(n)
-		}
-		return
-	}
-	for _, i := range changed {
-		v.look(state.Nodes[i])
-	}
-}
-
-func (v *View) grow(size int) {
-	for len(v.local) < size {
-		v.version = append(v.version, ^uint64(0))
-		v.static = append(v.static, absent)
-		v.local = append(v.local, absent)
-		v.score = append(v.score, 0)
-		v.taints = append(v.taints, 0)
-		v.prefers = append(v.prefers, 0)
-	}
-}
-
-// look recomputes everything that v keeps about node n.
-func (v *View) look(n *cluster.Node) {
-	i := n.Index
-	for _, a := range v.aggregates {
-		a.update(n)
-	}
-	if n.Object == nil {
-		v.local[i], v.static[i], v.version[i] = absent, absent, ^uint64(0)
-		return
-	}
-	if v.version[i] != n.Version {
-		v.version[i] = n.Version
-		v.static[i] = v.e.firstReason(staticFilters, v.class, n)
-		v.taints[i] = intolerable(v.class, n)
-		v.prefers[i] = preference(v.class, n)
-	}
-	v.local[i] = v.static[i]
-	if v.local[i] == fits {
-		v.local[i] = v.e.firstReason(usageFilters, v.class, n)
-	}
-	if v.local[i] == fits {
-		var sum int64
-		for _, s := range localScores {
-			if w := v.class.Profile.Weights[s.plugin]; w > 0 {
-				sum += w * s.score(v.e, v.class, n)
-			}
-		}
-		v.score[i] = sum
-	}
 }
 
 // admit returns the first reason against node i, in the order of the plugins. Gates must be prepared.
@@ -191,8 +137,8 @@ func (v *View) candidates() []int32 {
 			}
 		}
 	} else {
-		for i := range v.local {
-			if v.local[i] == fits && v.admit(int32(i)) == fits {
+		for i, r := range v.local {
+			if r == fits && v.admit(int32(i)) == fits {
 				out = append(out, int32(i))
 			}
 		}
@@ -212,11 +158,7 @@ func (v *View) diagnose() *Diagnosis {
 	v.prepareGates()
 	counts := make([]int, len(v.e.reasons.infos))
 	for i := range v.local {
-		r := v.admit(int32(i))
-		if int(r) >= len(counts) {
-			counts = append(counts, make([]int, int(r)-len(counts)+1)...)
-		}
-		counts[r]++
+		counts[v.admit(int32(i))]++
 	}
 	for r, n := range counts {
 		if n > 0 && Reason(r) > absent {
@@ -227,29 +169,54 @@ func (v *View) diagnose() *Diagnosis {
 	return d
 }
 
-// evict drops the Views that were used longest ago, when there are too many. keep stays.
-func (e *Evaluator) evict(keep *Class) {
-	if len(e.views) <= e.MaxViews {
-		return
-	}
-	slices.SortFunc(e.views, func(a, b *Class) int { return int(int64(a.used) - int64(b.used)) })
-	for _, c := range slices.Clone(e.views[:len(e.views)/2]) {
-		if c != keep {
-			e.dropView(c)
+// forget drops the Views and verdicts that were used longest ago, when there are too many. What is in use builds them again.
+func (e *Evaluator) forget() {
+	if e.kept > e.MaxViews {
+		var ages []uint64
+		for _, c := range e.classes {
+			if c.view != nil {
+				ages = append(ages, c.used)
+			}
+		}
+		for _, n := range e.needs {
+			if n.verdicts != nil {
+				ages = append(ages, n.used)
+			}
+		}
+		slices.Sort(ages)
+		oldest := ages[len(ages)/2]
+		for _, c := range e.classes {
+			if c.view != nil && c.used < oldest {
+				e.dropView(c)
+			}
+		}
+		for _, n := range e.needs {
+			if n.verdicts != nil && n.used < oldest {
+				n.verdicts = nil
+				e.kept--
+			}
 		}
 	}
-	for key, c := range e.classes {
-		if c.view == nil && c.used+uint64(e.MaxViews)*64 < e.clock {
-			delete(e.classes, key)
+	// A pod that is queued with a class that was forgotten keeps it; only the next pod of the same kind gets a new one.
+	if limit := max(4*e.MaxViews, 4*e.lastClasses); len(e.classes) > limit {
+		for key, c := range e.classes {
+			if c.view == nil && e.clock-c.used > uint64(limit) {
+				delete(e.classes, key)
+			}
 		}
+		for key, n := range e.needs {
+			if n.verdicts == nil && e.clock-n.used > uint64(limit) {
+				delete(e.needs, key)
+			}
+		}
+		e.lastClasses = len(e.classes)
 	}
 }
 
 func (e *Evaluator) dropView(c *Class) {
-	if c.view == nil {
-		return
+	for _, counter := range c.view.counters {
+		e.State.ReleaseCounter(counter)
 	}
-	c.view.release()
 	c.view = nil
-	e.views = slices.DeleteFunc(e.views, func(o *Class) bool { return o == c })
+	e.kept--
 }
