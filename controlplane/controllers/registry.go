@@ -8,15 +8,21 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/fairlead/fairlead/controlplane/controllers/controller"
+	"github.com/fairlead/fairlead/controlplane/controllers/csrapproving"
+	"github.com/fairlead/fairlead/controlplane/controllers/csrcleaner"
+	"github.com/fairlead/fairlead/controlplane/controllers/csrsigning"
 	"github.com/fairlead/fairlead/controlplane/controllers/deployment"
 	"github.com/fairlead/fairlead/controlplane/controllers/endpointslice"
 	"github.com/fairlead/fairlead/controlplane/controllers/garbagecollector"
 	"github.com/fairlead/fairlead/controlplane/controllers/namespace"
 	"github.com/fairlead/fairlead/controlplane/controllers/nodeipam"
+	"github.com/fairlead/fairlead/controlplane/controllers/nodelifecycle"
+	"github.com/fairlead/fairlead/controlplane/controllers/podgc"
 	"github.com/fairlead/fairlead/controlplane/controllers/replicaset"
 	"github.com/fairlead/fairlead/controlplane/controllers/replicationcontroller"
 	"github.com/fairlead/fairlead/controlplane/controllers/rootca"
 	"github.com/fairlead/fairlead/controlplane/controllers/serviceaccount"
+	"github.com/fairlead/fairlead/controlplane/controllers/tainteviction"
 )
 
 // Registration names a controller and says what the API server must serve for it.
@@ -37,6 +43,12 @@ var Registry = []Registration{
 	{"replicaset", replicaset.New, []string{"apps/v1/replicasets"}},
 	{"replicationcontroller", replicationcontroller.New, []string{"v1/replicationcontrollers"}},
 	{"deployment", deployment.New, []string{"apps/v1/deployments"}},
+	{"nodelifecycle", nodelifecycle.New, []string{"v1/nodes", "coordination.k8s.io/v1/leases"}},
+	{"tainteviction", tainteviction.New, []string{"v1/nodes", "v1/pods"}},
+	{"podgc", podgc.New, []string{"v1/nodes", "v1/pods"}},
+	{"csrapproving", csrapproving.New, []string{"certificates.k8s.io/v1/certificatesigningrequests", "authorization.k8s.io/v1/subjectaccessreviews"}},
+	{"csrsigning", csrsigning.New, []string{"certificates.k8s.io/v1/certificatesigningrequests"}},
+	{"csrcleaner", csrcleaner.New, []string{"certificates.k8s.io/v1/certificatesigningrequests"}},
 	{"endpointslice", endpointslice.New, []string{"v1/services", "discovery.k8s.io/v1/endpointslices"}},
 }
 
