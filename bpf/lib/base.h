@@ -3,9 +3,16 @@
  * No vmlinux.h: the UAPI headers of linux-libc-dev and libbpf suffice for all attach points used. */
 #pragma once
 
+/* linux/icmp.h takes no more than this from linux/if.h, which would pull in the C library. */
+#ifndef _LINUX_IF_H
+#define _LINUX_IF_H
+#define IFNAMSIZ 16
+#endif
+
 #include <linux/types.h>
 #include <linux/bpf.h>
 #include <linux/in.h>
+#include <stddef.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 

@@ -28,6 +28,16 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } vip_filter SEC(".maps");
 
+/* The same for the addresses of this node's own backends: only what they send can be an answer that leaves this node. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct vip_bits);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} local_filter SEC(".maps");
+
 /* Written by user space through shared memory: rows are filled before an entry of services refers to them and reused only long after. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -18,6 +18,15 @@ inline_fn int vip_filter_has(const struct addr *a)
 	return f && (f->bits[(bit >> 6) & (VIP_FILTER_WORDS - 1)] >> (bit & 63)) & 1;
 }
 
+/* local_filter_has says whether a may be the address of a backend on this node. */
+inline_fn int local_filter_has(const struct addr *a)
+{
+	__u32 zero = 0, bit = addr_filter_bit(a);
+	struct vip_bits *f = bpf_map_lookup_elem(&local_filter, &zero);
+
+	return f && (f->bits[(bit >> 6) & (VIP_FILTER_WORDS - 1)] >> (bit & 63)) & 1;
+}
+
 /* service_find finds the frontend for an address and port. *address gets the SERVICE_* flags of the address entry when the port is unknown
  * (0: not a service address). Callers ask vip_filter_has first. */
 inline_fn struct service *service_find(const struct addr *a, __be16 port, __u8 proto, __u16 *address)
@@ -64,56 +73,63 @@ inline_fn int backend_usable(const struct backend *b, __u32 service, __u32 gener
 	return b && b->service == service && b->generation == generation && (b->flags & (local ? BACKEND_LOCAL_SET : BACKEND_CLUSTER));
 }
 
+/* affinity_get returns the row that the client's last connection to the service went to, if that may still take new ones; else 0. */
+static __noinline __u32 affinity_get(const struct service *svc, const struct addr *client, int local)
+{
+	struct affinity_key k = { .client = *client, .service = svc->id };
+	struct affinity *af = bpf_map_lookup_elem(&affinities, &k);
+	__u32 row, now = clock_ticks();
+
+	if (!af || now - af->last > svc->affinity)
+		return 0;
+	row = af->backend;
+	if (!backend_usable(backend_at(row), svc->id, af->generation, local))
+		return 0;
+	if (af->last != now)
+		WRITE_ONCE(af->last, now);
+	lb_count(lb_affinity_hit);
+	return row;
+}
+
+static __noinline void affinity_put(const struct service *svc, const struct addr *client, __u32 row, __u32 generation)
+{
+	struct affinity_key k = { .client = *client, .service = svc->id };
+	struct affinity af = { .backend = row, .generation = generation, .last = clock_ticks() };
+
+	bpf_map_update_elem(&affinities, &k, &af, BPF_ANY);
+}
+
 /* service_select picks a backend row for a new connection from client. hash decides where selection is by hash (traffic from outside, Maglev).
  * Returns NULL if the service has no usable backend for the scope. Honours and refreshes session affinity. */
 inline_fn struct backend *service_select(struct service *svc, enum lb_scope scope, const struct addr *client, __u32 hash, __u32 *row)
 {
 	struct slot_run s = scope == scope_out ? svc->out : svc->in;
-	int local = svc->flags & (scope == scope_out ? SERVICE_OUT_LOCAL : SERVICE_IN_LOCAL);
-	struct affinity_key ak = {};
 	struct backend *b;
-	__u32 id, now = 0;
+	__u32 id;
 
 	if (!s.count)
 		return NULL;
 	if (svc->affinity) {
-		struct affinity *af;
-
-		ak.client = *client;
-		ak.service = svc->id;
-		now = clock_ticks();
-		af = bpf_map_lookup_elem(&affinities, &ak);
-		if (af && now - af->last <= svc->affinity) {
-			id = af->backend;
-			b = backend_at(id);
-			if (backend_usable(b, svc->id, af->generation, local)) {
-				if (af->last != now)
-					WRITE_ONCE(af->last, now);
-				lb_count(lb_affinity_hit);
-				*row = id;
-				return b;
-			}
+		id = affinity_get(svc, client, svc->flags & (scope == scope_out ? SERVICE_OUT_LOCAL : SERVICE_IN_LOCAL));
+		if (id) {
+			*row = id;
+			return backend_at(id);
 		}
 	}
 	if (scope == scope_in && svc->algorithm != algorithm_maglev)
 		hash = bpf_get_prandom_u32();
 	id = slot_read(&s, hash_scale(hash, s.count));
-	if (svc->algorithm == algorithm_least && s.count > 1) {
+	if (svc->algorithm == algorithm_least && scope == scope_in && s.count > 1) {
 		__u32 other = slot_read(&s, hash_scale(bpf_get_prandom_u32(), s.count));
 		struct backend_load *l1 = bpf_map_lookup_elem(&backend_loads, &id);
 		struct backend_load *l2 = bpf_map_lookup_elem(&backend_loads, &other);
 
-		if (scope == scope_in && l1 && l2 && READ_ONCE(l2->open) < READ_ONCE(l1->open))
+		if (l1 && l2 && READ_ONCE(l2->open) < READ_ONCE(l1->open))
 			id = other;
 	}
 	b = backend_at(id);
-	if (!b)
-		return NULL;
-	if (svc->affinity) {
-		struct affinity af = { .backend = id, .generation = b->generation, .last = now };
-
-		bpf_map_update_elem(&affinities, &ak, &af, BPF_ANY);
-	}
+	if (b && svc->affinity)
+		affinity_put(svc, client, id, b->generation);
 	*row = id;
 	return b;
 }

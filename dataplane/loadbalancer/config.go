@@ -34,7 +34,10 @@ type Config struct {
 	CgroupRoot string
 	// Uplinks are devices (in the current network namespace) on which traffic from outside arrives. Empty: none.
 	Uplinks []string
-	// XDP says how uplinks are attached: "auto" (XDP where the driver runs it natively and checksums are complete, else tcx), "xdp" or "tcx".
+	// Overlay is the pod network's VXLAN device, if it has one: packets for remote backends may leave through it.
+	Overlay string
+	// XDP says how uplinks are attached: "auto" (XDP on real devices, tcx on veth, whose packets may carry unfinished checksums),
+	// "xdp" or "tcx". Programs by tcx are attached in any case: they do what XDP leaves. Empty: auto.
 	XDP string
 	// NodeIPs are the addresses used for source translation, at most one of each family. Empty: the node's InternalIPs by its row in Tables.Nodes.
 	NodeIPs []netip.Addr

@@ -113,6 +113,18 @@ func joinCgroup(t *testing.T) string {
 	return dir
 }
 
+// leaveCgroup moves the process out of the node's cgroup: a client outside has no socket hooks.
+func leaveCgroup(t *testing.T) {
+	t.Helper()
+	root := "/sys/fs/cgroup"
+	if _, err := os.Stat(root + "/cgroup.controllers"); err != nil {
+		root = "/sys/fs/cgroup/unified"
+	}
+	if err := os.WriteFile(root+"/cgroup.procs", []byte(fmt.Sprint(os.Getpid())), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func newNode(t *testing.T) *testNode {
 	t.Helper()
 	n := &testNode{t: t, ns: newNS(t), dir: t.TempDir()}

@@ -23,7 +23,8 @@ var errNoIDs = errors.New("no service id is free")
 // reconciler owns the maps. Not safe for concurrent use.
 type reconciler struct {
 	k        *kernel
-	filter   filter
+	filter   filter // addresses with a services entry
+	local    filter // addresses of backends on this node
 	rows     *rows
 	ids      *rows
 	runs     *runs
@@ -61,7 +62,7 @@ type batch struct {
 
 func newReconciler(k *kernel) *reconciler {
 	return &reconciler{
-		k: k, filter: filter{bits: k.filter},
+		k: k, filter: filter{bits: k.filter}, local: filter{bits: k.local},
 		rows: newRows(uint32(len(k.backends))), ids: newRows(1 << 24), runs: newRuns(uint32(len(k.slots))),
 		services: map[tables.Name]*serviceState{}, owner: map[loader.BPFServiceKey]tables.Name{},
 		losers: map[loader.BPFServiceKey]map[tables.Name]bool{},
@@ -141,6 +142,7 @@ func (r *reconciler) finish() error {
 		r.runs.release(run.Base, (run.Count+slotsPerElem-1)/slotsPerElem, now)
 	}
 	r.filter.sweep()
+	r.local.sweep()
 	r.existing, r.existingRows, r.takenIDs, r.takenRows, r.oldRuns = nil, nil, nil, nil, nil
 	return err
 }
@@ -262,12 +264,17 @@ func (r *reconciler) applyRows(p *portState, spec *portSpec) error {
 	i := 0
 	for _, e := range spec.endpoints {
 		for i < len(p.rows) && less(p.rows[i].endpoint, e) {
-			r.batch.delRows = append(r.batch.delRows, p.rows[i].row)
+			r.dropRow(&p.rows[i])
 			i++
 		}
 		if i < len(p.rows) && p.rows[i].addr == e.addr && p.rows[i].port == e.port {
 			row := p.rows[i]
 			i++
+			if was, is := row.flags&backendOnNode != 0, e.flags&backendOnNode != 0; is && !was {
+				r.local.add(loader.Addr(e.addr.As16()))
+			} else if was && !is {
+				r.local.remove(loader.Addr(e.addr.As16()))
+			}
 			row.endpoint = e
 			b := &r.k.backends[row.row]
 			b.Flags, b.Weight = e.flags, e.weight
@@ -279,13 +286,24 @@ func (r *reconciler) applyRows(p *portState, spec *portSpec) error {
 			err = errNoRows
 			continue
 		}
+		if e.flags&backendOnNode != 0 {
+			r.local.add(loader.Addr(e.addr.As16()))
+		}
 		next = append(next, rowState{endpoint: e, row: row, generation: r.k.backends[row].Generation})
 	}
 	for ; i < len(p.rows); i++ {
-		r.batch.delRows = append(r.batch.delRows, p.rows[i].row)
+		r.dropRow(&p.rows[i])
 	}
 	p.rows = next
 	return err
+}
+
+// dropRow has flush clear a row.
+func (r *reconciler) dropRow(row *rowState) {
+	r.batch.delRows = append(r.batch.delRows, row.row)
+	if row.flags&backendOnNode != 0 {
+		r.local.remove(loader.Addr(row.addr.As16()))
+	}
 }
 
 func less(a, b endpoint) bool {
@@ -411,8 +429,8 @@ func (r *reconciler) removePort(p *portState) {
 	for _, f := range p.frontends {
 		r.removeFrontend(f.key)
 	}
-	for _, row := range p.rows {
-		r.batch.delRows = append(r.batch.delRows, row.row)
+	for i := range p.rows {
+		r.dropRow(&p.rows[i])
 	}
 	for _, run := range []runState{p.cluster, p.local} {
 		if run.count > 0 {

@@ -71,7 +71,8 @@ type kernel struct {
 	backends []loader.BPFBackend
 	loads    []loader.BPFBackendLoad
 	slots    []loader.BPFSlotElem
-	filter   *loader.BPFVipBits
+	filter   *loader.BPFVipBits // addresses with a services entry
+	local    *loader.BPFVipBits // addresses of backends on this node
 	unmap    []func() error
 }
 
@@ -97,6 +98,11 @@ func openKernel(maps map[string]*ebpf.Map) (*kernel, error) {
 		return nil, errors.Join(err, k.close())
 	}
 	k.filter = &f[0]
+	k.unmap = append(k.unmap, un)
+	if f, un, err = loader.Shared[loader.BPFVipBits](maps[loader.BPFMapLocalFilter]); err != nil {
+		return nil, errors.Join(err, k.close())
+	}
+	k.local = &f[0]
 	k.unmap = append(k.unmap, un)
 	return k, nil
 }

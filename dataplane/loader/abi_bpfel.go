@@ -233,6 +233,7 @@ const (
 	BPFMapDrops               = "drops"
 	BPFMapFrags               = "frags"
 	BPFMapLbCounters          = "lb_counters"
+	BPFMapLocalFilter         = "local_filter"
 	BPFMapServices            = "services"
 	BPFMapSlots               = "slots"
 	BPFMapSockPeers           = "sock_peers"
@@ -303,6 +304,7 @@ type BPFMapSpecs struct {
 	Drops        *ebpf.MapSpec `ebpf:"drops"`
 	Frags        *ebpf.MapSpec `ebpf:"frags"`
 	LbCounters   *ebpf.MapSpec `ebpf:"lb_counters"`
+	LocalFilter  *ebpf.MapSpec `ebpf:"local_filter"`
 	Services     *ebpf.MapSpec `ebpf:"services"`
 	Slots        *ebpf.MapSpec `ebpf:"slots"`
 	SockPeers    *ebpf.MapSpec `ebpf:"sock_peers"`
@@ -351,6 +353,7 @@ type BPFMaps struct {
 	Drops        *ebpf.Map `ebpf:"drops"`
 	Frags        *ebpf.Map `ebpf:"frags"`
 	LbCounters   *ebpf.Map `ebpf:"lb_counters"`
+	LocalFilter  *ebpf.Map `ebpf:"local_filter"`
 	Services     *ebpf.Map `ebpf:"services"`
 	Slots        *ebpf.Map `ebpf:"slots"`
 	SockPeers    *ebpf.Map `ebpf:"sock_peers"`
@@ -370,6 +373,7 @@ func (m *BPFMaps) Close() error {
 		m.Drops,
 		m.Frags,
 		m.LbCounters,
+		m.LocalFilter,
 		m.Services,
 		m.Slots,
 		m.SockPeers,

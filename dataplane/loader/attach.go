@@ -37,9 +37,18 @@ func (l *Loader) AttachCgroup(prog *ebpf.Program, at ebpf.AttachType, cgroup, na
 // AttachTCX attaches prog to a device of the current network namespace; at is ebpf.AttachTCXIngress or ebpf.AttachTCXEgress.
 // Returns a *KernelError on kernels before 6.6.
 func (l *Loader) AttachTCX(prog *ebpf.Program, ifindex int, at ebpf.AttachType, name string) error {
+	return l.attachTCX(prog, ifindex, at, name, nil)
+}
+
+// AttachTCXFirst is AttachTCX, but a new link runs before the programs that are already there.
+func (l *Loader) AttachTCXFirst(prog *ebpf.Program, ifindex int, at ebpf.AttachType, name string) error {
+	return l.attachTCX(prog, ifindex, at, name, link.Head())
+}
+
+func (l *Loader) attachTCX(prog *ebpf.Program, ifindex int, at ebpf.AttachType, name string, anchor link.Anchor) error {
 	same := func(i *link.Info) bool { t := i.TCX(); return t != nil && int(t.Ifindex) == ifindex }
 	return l.attach(name, prog, same, func() (link.Link, error) {
-		lk, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: prog, Attach: at})
+		lk, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: prog, Attach: at, Anchor: anchor})
 		if errors.Is(err, link.ErrNotSupported) {
 			return nil, &KernelError{Feature: "tcx", MinKernel: "6.6", Err: err}
 		}

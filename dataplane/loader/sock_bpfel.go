@@ -23,6 +23,7 @@ const (
 	SockMapCtTcp               = "ct_tcp"
 	SockMapFrags               = "frags"
 	SockMapLbCounters          = "lb_counters"
+	SockMapLocalFilter         = "local_filter"
 	SockMapServices            = "services"
 	SockMapSlots               = "slots"
 	SockMapSockPeers           = "sock_peers"
@@ -122,6 +123,7 @@ type SockMapSpecs struct {
 	CtTcp        *ebpf.MapSpec `ebpf:"ct_tcp"`
 	Frags        *ebpf.MapSpec `ebpf:"frags"`
 	LbCounters   *ebpf.MapSpec `ebpf:"lb_counters"`
+	LocalFilter  *ebpf.MapSpec `ebpf:"local_filter"`
 	Services     *ebpf.MapSpec `ebpf:"services"`
 	Slots        *ebpf.MapSpec `ebpf:"slots"`
 	SockPeers    *ebpf.MapSpec `ebpf:"sock_peers"`
@@ -181,6 +183,7 @@ type SockMaps struct {
 	CtTcp        *ebpf.Map `ebpf:"ct_tcp"`
 	Frags        *ebpf.Map `ebpf:"frags"`
 	LbCounters   *ebpf.Map `ebpf:"lb_counters"`
+	LocalFilter  *ebpf.Map `ebpf:"local_filter"`
 	Services     *ebpf.Map `ebpf:"services"`
 	Slots        *ebpf.Map `ebpf:"slots"`
 	SockPeers    *ebpf.Map `ebpf:"sock_peers"`
@@ -199,6 +202,7 @@ func (m *SockMaps) Close() error {
 		m.CtTcp,
 		m.Frags,
 		m.LbCounters,
+		m.LocalFilter,
 		m.Services,
 		m.Slots,
 		m.SockPeers,

@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Per-packet service translation, for XDP and tc programs.
+ *
+ * A packet goes through two steps, which callers take in this order:
+ *
+ *   r = lb_reverse(ctx, &f);                 is it an answer of a translated connection? Then its source becomes the service again
+ *   if (r == lb_none)
+ *           r = lb_forward(ctx, &f, from);   is it for a service? Then its destination becomes a backend
+ *
+ * Both return
+ *   lb_none   not ours: packet and flow untouched
+ *   lb_done   translated: packet and f say the new tuple; route it by f.daddr
+ *   lb_reply  the packet has become the answer to its sender (echo reply, ICMP error): send it back out of the device it came from
+ *   < 0       drop it; -r is the enum drop_reason, which the caller counts
+ *
+ * from says where the packet comes from: LB_FROM_POD (a local pod's veth: never source-translated but for a pod that reaches itself) or
+ * LB_FROM_WIRE (an uplink: source-translated when the backend is elsewhere, so that answers come back here).
+ * f must come from parse_skb or parse_eth of this very packet. Call lb_forward before any policy that names backends, lb_reverse after it.
+ * Where to call: from_pod: both; everything delivered to a pod (endpoint_deliver, to_pod): lb_reverse; uplinks: uplink.c and xdp.c have done it already. */
+#pragma once
+
+#include "select.h"
+#include "ct.h"
+#include "icmp.h"
+#include "reset.h"
+
+enum lb_result {
+	lb_none = 0,
+	lb_done = 1,
+	lb_reply = 2,
+};
+
+enum lb_from {
+	LB_FROM_WIRE = 0,
+	LB_FROM_POD,
+};
+
+/* lb_decision is what lb_decide found: the tuple to write, not written yet. */
+struct lb_decision {
+	struct tuple t;
+	__u8 on_node; /* the backend runs on this node */
+	__u8 snat;
+	__u8 pad[2];
+};
+
+/* frag_resolve gives a later fragment the ports of its first. Returns 0 if f has its ports now, -1 if they are unknown. */
+inline_fn int frag_resolve(struct flow *f)
+{
+	struct frag_key k = {};
+	struct frag *known, v;
+
+	if (likely(!f->frag))
+		return 0;
+	k.saddr = f->saddr;
+	k.daddr = f->daddr;
+	k.id = f->frag_id;
+	k.proto = f->proto;
+	if (f->frag == FLOW_FRAG_FIRST) {
+		v.sport = f->sport;
+		v.dport = f->dport;
+		bpf_map_update_elem(&frags, &k, &v, BPF_ANY);
+		return 0;
+	}
+	known = bpf_map_lookup_elem(&frags, &k);
+	if (!known)
+		return -1;
+	f->sport = known->sport;
+	f->dport = known->dport;
+	return 0;
+}
+
+inline_fn int proto_has_ports(__u8 proto)
+{
+	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP;
+}
+
+/* Room for what a new connection needs beyond the stack. Programs that use it run with bottom halves off, one at a time per CPU. */
+struct lb_scratch {
+	struct ct ct;
+	struct ct_key reverse;
+	struct source_range_key range;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct lb_scratch);
+	__uint(max_entries, 1);
+} lb_scratches SEC(".maps");
+
+/* source_allowed says whether the service's load balancer source ranges admit a client. */
+static __noinline int source_allowed(struct source_range_key *rk, const struct addr *client, __u32 service)
+{
+	rk->prefixlen = 32 + 128;
+	rk->service = service;
+	rk->addr = *client;
+	return bpf_map_lookup_elem(&source_ranges, rk) != NULL;
+}
+
+/* lb_begin chooses a backend for the first packet of a connection and remembers it. Returns 0 and fills d, or a drop reason. */
+static __noinline int lb_begin(const struct ct_key *k, struct service *svc, enum lb_scope scope, enum lb_from from, struct lb_decision *d)
+{
+	__u32 hash, row = 0, zero = 0;
+	struct lb_scratch *s = bpf_map_lookup_elem(&lb_scratches, &zero);
+	struct backend *b;
+	int r, snat = 0;
+
+	if (!s)
+		return drop_internal;
+	if (scope == scope_out && svc->flags & SERVICE_SOURCE_RANGES && !source_allowed(&s->range, &k->saddr, svc->id))
+		return drop_source_range;
+	hash = flow_hash(&k->saddr, &k->daddr, k->sport, k->dport, k->proto);
+	b = service_select(svc, scope, &k->saddr, hash, &row);
+	if (!b)
+		return drop_no_backend;
+	d->t.saddr = k->saddr;
+	d->t.sport = k->sport;
+	d->t.daddr = b->addr;
+	d->t.dport = b->port;
+	d->on_node = !!(b->flags & BACKEND_ON_NODE);
+	if (k->proto == IPPROTO_SCTP && k->dport != b->port)
+		return drop_unsupported_proto;
+	if ((from == LB_FROM_WIRE && !d->on_node) || (from == LB_FROM_POD && addr_eq(&b->addr, &k->saddr))) {
+		const volatile struct addr *node = addr_is4(&b->addr) ? &cfg_node_ip4 : &cfg_node_ip6;
+
+		if (!(node->w[0] | node->w[1] | node->w[2] | node->w[3]))
+			return drop_internal;
+		d->t.saddr.w[0] = node->w[0];
+		d->t.saddr.w[1] = node->w[1];
+		d->t.saddr.w[2] = node->w[2];
+		d->t.saddr.w[3] = node->w[3];
+		snat = 1;
+	}
+	d->snat = snat;
+	s->ct.service = svc->id;
+	s->ct.backend = row;
+	s->ct.generation = b->generation;
+	s->ct.last = clock_ticks();
+	s->ct.pad = 0;
+	r = ct_create(k, &d->t, &s->ct, &s->reverse, snat);
+	if (r == drop_ct_full) {
+		/* No room. What needs no claimed port goes on by the hash alone, which every node and every packet computes alike. */
+		lb_count(lb_ct_full);
+		return snat ? r : 0;
+	}
+	if (!r)
+		lb_count(lb_new);
+	return r;
+}
+
+/* lb_decide finds the translation of a packet towards a service, without touching the packet. Returns lb_none, lb_done (d is filled), lb_reply if the packet must
+ * be answered by lb_answer, or < 0. */
+static __noinline int lb_decide(struct flow *f, enum lb_from from, struct lb_decision *d)
+{
+	enum lb_scope scope = from == LB_FROM_POD || addr_is_pod(&f->saddr) ? scope_in : scope_out;
+	struct service *svc;
+	struct backend *b;
+	struct ct_key k;
+	struct ct *e;
+	__u16 address;
+	int r;
+
+	if (unlikely(!proto_has_ports(f->proto))) {
+		struct service_key sk = { .addr = f->daddr };
+
+		svc = bpf_map_lookup_elem(&services, &sk);
+		if (svc && svc->flags & SERVICE_VIP)
+			return flow_is_echo_request(f) ? lb_reply : -drop_no_service;
+		return lb_none;
+	}
+	if (unlikely(frag_resolve(f)))
+		return -drop_fragment;
+	svc = service_find(&f->daddr, f->dport, f->proto, &address);
+	if (!svc)
+		return address & SERVICE_VIP ? lb_reply : lb_none;
+	ct_key_of(&k, f);
+	e = ct_get(&k);
+	if (e && !(e->flags & CT_REPLY)) {
+		int fresh = 0;
+
+		if (f->proto == IPPROTO_TCP)
+			fresh = (f->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && f->frag != FLOW_FRAG_LATER;
+		else
+			fresh = 1;
+		b = backend_at(e->backend);
+		if (fresh) /* may begin anew, if the old has ended or its backend is gone */
+			fresh = e->state == ct_closing || !b || b->generation != e->generation || !(b->flags & BACKEND_LIVE);
+		if (likely(!fresh)) {
+			ct_touch(e, f, clock_ticks());
+			d->t.saddr = e->saddr;
+			d->t.daddr = e->daddr;
+			d->t.sport = e->sport;
+			d->t.dport = e->dport;
+			d->snat = e->flags & CT_SNAT;
+			d->on_node = b && b->generation == e->generation ? !!(b->flags & BACKEND_ON_NODE) : !d->snat;
+			return lb_done;
+		}
+	}
+	r = lb_begin(&k, svc, scope, from, d);
+	if (likely(!r))
+		return lb_done;
+	/* A local-only address whose backends are elsewhere stays silent, as a load balancer expects of a node it should not have asked. */
+	if (r == drop_no_backend && !(svc->flags & SERVICE_HAS_REMOTE))
+		return lb_reply;
+	return -r;
+}
+
+/* lb_answer turns a packet for which lb_decide returned lb_reply into its answer. */
+inline_fn int lb_answer(ctx_t *ctx, struct flow *f)
+{
+	int r;
+
+	if (flow_is_echo_request(f)) {
+		lb_count(lb_echo);
+		r = icmp_echo_reply(ctx, f);
+	} else {
+		lb_count(lb_rejected);
+		r = f->proto == IPPROTO_TCP && !f->frag ? tcp_reset(ctx, f) : icmp_send(ctx, f, icmp_port_unreachable, 0);
+	}
+	return r ? -r : lb_reply;
+}
+
+inline_fn int lb_forward(ctx_t *ctx, struct flow *f, enum lb_from from)
+{
+	struct lb_decision d = {};
+	int r;
+
+	if (!vip_filter_has(&f->daddr))
+		return lb_none;
+	if (unlikely(flow_is_icmp_error(f)))
+		return icmp_error_translate(ctx, f);
+	r = lb_decide(f, from, &d);
+	if (r == lb_reply)
+		return lb_answer(ctx, f);
+	if (r != lb_done)
+		return r;
+	r = rewrite(ctx, f, &d.t);
+	lb_count(lb_forwarded);
+	return r ? -r : lb_done;
+}
+
+/* lb_reverse_find looks for the translation of an answer and notes the packet. Returns lb_none or lb_done (t is filled). */
+inline_fn int lb_reverse_find(struct flow *f, struct tuple *t)
+{
+	struct ct_key k;
+	struct ct *e;
+
+	if (!proto_has_ports(f->proto) || frag_resolve(f))
+		return lb_none;
+	ct_key_of(&k, f);
+	e = ct_get(&k);
+	if (!e || !(e->flags & CT_REPLY))
+		return lb_none;
+	ct_touch(e, f, clock_ticks());
+	t->saddr = e->saddr;
+	t->daddr = e->daddr;
+	t->sport = e->sport;
+	t->dport = e->dport;
+	return lb_done;
+}
+
+inline_fn int lb_reverse(ctx_t *ctx, struct flow *f)
+{
+	struct tuple t;
+	int r;
+
+	if (unlikely(flow_is_icmp_error(f)))
+		return icmp_error_translate(ctx, f);
+	r = lb_reverse_find(f, &t);
+	if (r != lb_done)
+		return r;
+	r = rewrite(ctx, f, &t);
+	lb_count(lb_returned);
+	return r ? -r : lb_done;
+}
