@@ -4,6 +4,8 @@
 package networking
 
 import (
+	"net/netip"
+
 	v1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -69,6 +71,7 @@ func ipAddresses() resource.Kind[*v1.IPAddress] {
 		New:           func() *v1.IPAddress { return &v1.IPAddress{} },
 		NewList:       func() runtime.Object { return &v1.IPAddressList{} },
 		NoGeneration:  true,
+		ValidateName:  canonicalAddress,
 		Columns:       ipAddressColumns(),
 	}
 }
@@ -84,4 +87,16 @@ func serviceCIDRs() resource.Kind[*v1.ServiceCIDR] {
 		NoGeneration:  true,
 		Columns:       serviceCIDRColumns(),
 	}
+}
+
+// canonicalAddress wants an IP address in the one spelling that makes the name unique.
+func canonicalAddress(name string, _ bool) []string {
+	ip, err := netip.ParseAddr(name)
+	switch {
+	case err != nil:
+		return []string{"must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"}
+	case ip.Is4In6() || ip.String() != name:
+		return []string{"must be in canonical form (" + ip.Unmap().String() + ")"}
+	}
+	return nil
 }
