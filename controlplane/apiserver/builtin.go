@@ -39,13 +39,15 @@ func (a *assembly) builtin(ctx context.Context, c *genericapiserver.Config, next
 		return nil, err
 	}
 	review.Install(storages.put, review.Config{Token: a.guards.TokenAuthenticator, Audiences: a.guards.APIAudiences, Authorizer: a.guards.Authorizer, Rules: a.guards.Rules})
-	err = core.Install(storages.put, built, core.Config{
+	closeCore, err := core.Install(storages.put, built, core.Config{
 		Client: a.env.Client, Kubelet: a.cfg.Kubelet, ServiceAccountToken: a.guards.ServiceAccountToken,
-		ServiceCIDRs: a.cfg.ServiceCIDRs, NodePorts: a.cfg.NodePorts,
+		ServiceCIDRs: a.cfg.ServiceCIDRs, NodePorts: a.cfg.NodePorts, MoreCIDRs: a.env.Informers.Networking().V1().ServiceCIDRs().Lister(),
+		Options: c.RESTOptionsGetter,
 	})
 	if err != nil {
 		return nil, err
 	}
+	server.RegisterDestroyFunc(closeCore)
 	if err := a.install(server, storages); err != nil {
 		return nil, err
 	}
@@ -53,7 +55,8 @@ func (a *assembly) builtin(ctx context.Context, c *genericapiserver.Config, next
 		server.Handler.NonGoRestfulMux.Handle(path, h)
 	}
 	return server, bootstrap.Install(server, bootstrap.Config{
-		Client: a.env.Client, AdvertiseAddresses: a.cfg.AdvertiseAddresses, Port: a.cfg.AdvertisePort, ServiceCIDRs: a.cfg.ServiceCIDRs,
+		Client: a.env.Client, Advertise: a.cfg.Advertise, Port: a.cfg.AdvertisePort, ServiceCIDRs: a.cfg.ServiceCIDRs,
+		ClientCA: a.cfg.ClientCA, RequestHeader: a.guards.RequestHeader, More: a.guards.Bootstrap,
 	})
 }
 

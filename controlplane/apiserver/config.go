@@ -31,16 +31,14 @@ type Config struct {
 
 	// Listener is where the server accepts TLS connections; it is closed by Run.
 	Listener net.Listener
-	// AdvertiseAddresses are this server's own addresses as nodes and pods reach it, at most one per family; they become the endpoints of
-	// the Service default/kubernetes. AdvertisePort is the port there.
-	AdvertiseAddresses []net.IP
-	AdvertisePort      int
+	// Advertise returns this server's own addresses as nodes and pods reach it, at most one per family; they become the endpoints of
+	// the Service default/kubernetes. It is asked again and again. AdvertisePort is the port there.
+	Advertise     func() []net.IP
+	AdvertisePort int
 	// ServingCert is the certificate that clients see. When it implements dynamiccertificates.Notifier, a change is served at once.
 	ServingCert dynamiccertificates.CertKeyContentProvider
 	// ClientCA are the authorities announced to clients that could present a certificate.
 	ClientCA dynamiccertificates.CAContentProvider
-	// RequestHeader says which proxies may assert users by header; nil means none.
-	RequestHeader *authenticatorfactory.RequestHeaderConfig
 	// ProxyCertFile and ProxyKeyFile are this server's client certificate towards aggregated API servers.
 	ProxyCertFile, ProxyKeyFile string
 
@@ -93,6 +91,8 @@ type Env struct {
 // Guards decide about requests.
 type Guards struct {
 	Authenticator authenticator.Request
+	// RequestHeader says which proxies may assert users by header; nil means none.
+	RequestHeader *authenticatorfactory.RequestHeaderConfig
 	// APIAudiences are the audiences that a token must name to be valid here.
 	APIAudiences authenticator.Audiences
 	// TokenAuthenticator answers TokenReviews; nil answers no.
@@ -106,6 +106,8 @@ type Guards struct {
 	Admission func(ctx context.Context, env Env) (admission.Interface, error)
 	// Handlers are further paths, served without the API filter chain's authorization being skipped (OIDC discovery, ...).
 	Handlers map[string]http.Handler
+	// Bootstrap lists functions that put objects in place through the API. Each is repeated until it returns nil; /readyz waits for that.
+	Bootstrap map[string]func(ctx context.Context) error
 	// Start lists functions that run once the server accepts requests, each in its own goroutine, until ctx ends.
 	Start map[string]func(ctx context.Context) error
 }

@@ -136,18 +136,11 @@ func (a *assembly) serve() error {
 	if err := o.WithLoopback().ApplyTo(&a.generic.SecureServing, &a.generic.LoopbackClientConfig); err != nil {
 		return fmt.Errorf("serve TLS: %w", err)
 	}
-	if len(a.cfg.AdvertiseAddresses) > 0 {
-		a.generic.PublicAddress = a.cfg.AdvertiseAddresses[0]
+	if addresses := a.cfg.Advertise(); len(addresses) > 0 {
+		a.generic.PublicAddress = addresses[0]
 	}
-	auth := &a.generic.Authentication
-	if err := auth.ApplyClientCert(a.cfg.ClientCA, a.generic.SecureServing); err != nil {
+	if err := a.generic.Authentication.ApplyClientCert(a.cfg.ClientCA, a.generic.SecureServing); err != nil {
 		return fmt.Errorf("client certificate authority: %w", err)
-	}
-	if a.cfg.RequestHeader != nil {
-		auth.RequestHeaderConfig = a.cfg.RequestHeader
-		if err := auth.ApplyClientCert(a.cfg.RequestHeader.CAContentProvider, a.generic.SecureServing); err != nil {
-			return fmt.Errorf("request header certificate authority: %w", err)
-		}
 	}
 	a.generic.LoopbackClientConfig.DisableCompression = true
 	return nil
@@ -200,6 +193,7 @@ func (a *assembly) connect() error {
 	a.env = Env{Loopback: a.generic.LoopbackClientConfig, Generic: a.generic}
 	typed := rest.CopyConfig(loopback)
 	typed.ContentType = runtime.ContentTypeProtobuf
+	typed.WarningHandler = rest.NoWarnings{}
 	typed.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	client, err := kubernetes.NewForConfig(typed)
 	if err != nil {
@@ -225,8 +219,14 @@ func (a *assembly) guard(ctx context.Context) error {
 		return fmt.Errorf("set up authentication and authorization: %w", err)
 	}
 	a.guards = g
-	a.generic.Authentication.Authenticator = g.Authenticator
-	a.generic.Authentication.APIAudiences = g.APIAudiences
+	auth := &a.generic.Authentication
+	auth.Authenticator, auth.APIAudiences = g.Authenticator, g.APIAudiences
+	if g.RequestHeader != nil {
+		auth.RequestHeaderConfig = g.RequestHeader
+		if err := auth.ApplyClientCert(g.RequestHeader.CAContentProvider, a.generic.SecureServing); err != nil {
+			return fmt.Errorf("request header certificate authority: %w", err)
+		}
+	}
 	a.generic.Authorization.Authorizer = g.Authorizer
 	a.generic.RuleResolver = g.Rules
 	if g.Admission == nil {

@@ -14,7 +14,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/authentication/authenticatorfactory"
 	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
 )
@@ -22,11 +24,16 @@ import (
 // Config is what the objects are made from.
 type Config struct {
 	Client kubernetes.Interface
-	// AdvertiseAddresses and Port are where nodes and pods reach this server.
-	AdvertiseAddresses []net.IP
-	Port               int
+	// Advertise and Port are where nodes and pods reach this server.
+	Advertise func() []net.IP
+	Port      int
 	// ServiceCIDRs are the ClusterIP ranges; the first address of the first is that of the Service kubernetes.
 	ServiceCIDRs []string
+	// ClientCA and RequestHeader are published for aggregated API servers; nil means not.
+	ClientCA      dynamiccertificates.CAContentProvider
+	RequestHeader *authenticatorfactory.RequestHeaderConfig
+	// More are further steps by name; they are done once.
+	More map[string]func(context.Context) error
 	// Identity names this server among the API servers of the cluster.
 	Identity string
 }
@@ -43,13 +50,19 @@ func Install(server *genericapiserver.GenericAPIServer, cfg Config) error {
 	if cfg.Identity == "" {
 		cfg.Identity = server.APIServerID
 	}
-	steps := []struct {
-		name string
-		run  func(context.Context) error
-	}{
-		{"start-system-namespaces-controller", cfg.namespaces},
-		{"priority-and-fairness-config-producer", cfg.flowControl},
-		{"start-kubernetes-service", cfg.kubernetesService},
+	type step struct {
+		name   string
+		run    func(context.Context) error
+		repair bool
+	}
+	steps := []step{
+		{"start-system-namespaces-controller", cfg.namespaces, true},
+		{"priority-and-fairness-config-producer", cfg.flowControl, true},
+		{"start-kubernetes-service", cfg.kubernetesService, true},
+		{"start-cluster-authentication-info-controller", cfg.authenticationInfo, true},
+	}
+	for name, run := range cfg.More {
+		steps = append(steps, step{name, run, false})
 	}
 	for _, s := range steps {
 		err := server.AddPostStartHook(s.name, func(hook genericapiserver.PostStartHookContext) error {
@@ -65,6 +78,9 @@ func Install(server *genericapiserver.GenericAPIServer, cfg Config) error {
 				if !wait(hook, retryEvery) {
 					return nil
 				}
+			}
+			if !s.repair {
+				return nil
 			}
 			go func() {
 				for wait(hook, repairEvery) {

@@ -64,8 +64,9 @@ func (c Config) leave(ctx context.Context) error {
 func (c Config) renew(ctx context.Context) error {
 	leases := c.Client.CoordinationV1().Leases(metav1.NamespaceSystem)
 	now := metav1.NewMicroTime(time.Now())
-	own := make([]string, len(c.AdvertiseAddresses))
-	for i, a := range c.AdvertiseAddresses {
+	addresses := c.Advertise()
+	own := make([]string, len(addresses))
+	for i, a := range addresses {
 		own[i] = a.String()
 	}
 	lease, err := leases.Get(ctx, c.Identity, metav1.GetOptions{})

@@ -10,10 +10,15 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/client-go/kubernetes"
+	networkinglisters "k8s.io/client-go/listers/networking/v1"
 
+	"github.com/fairlead/fairlead/controlplane/apis/core/servicealloc"
 	"github.com/fairlead/fairlead/controlplane/apiserver/registry"
 )
 
@@ -24,9 +29,12 @@ type Config struct {
 	Kubelet KubeletConfig
 	// ServiceAccountToken serves serviceaccounts/token; nil means not served.
 	ServiceAccountToken rest.Storage
-	// ServiceCIDRs and NodePorts bound what Services are given.
+	// ServiceCIDRs and NodePorts bound what Services are given; ServiceCIDR objects add ranges.
 	ServiceCIDRs []string
 	NodePorts    string
+	MoreCIDRs    networkinglisters.ServiceCIDRLister
+	// Options lead to the store, for the claims on node ports.
+	Options generic.RESTOptionsGetter
 }
 
 // Built are the storages that package registry made, by resource.
@@ -35,8 +43,8 @@ type Built map[schema.GroupVersionResource]*registry.Built
 // Put adds or replaces a storage.
 type Put func(gv schema.GroupVersion, resource string, s rest.Storage)
 
-// Install adds the subresources of all core kinds.
-func Install(put Put, built Built, cfg Config) error {
+// Install adds the subresources of all core kinds. The returned function ends what it opened.
+func Install(put Put, built Built, cfg Config) (closeAll func(), err error) {
 	v1 := corev1.SchemeGroupVersion
 	get := func(resource string) (*registry.Main, error) {
 		b := built[v1.WithResource(resource)]
@@ -47,23 +55,27 @@ func Install(put Put, built Built, cfg Config) error {
 	}
 	pods, err := get("pods")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	nodes, err := get("nodes")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	services, err := get("services")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	namespaces, err := get("namespaces")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	kubelet, err := newKubelet(cfg.Kubelet, nodes)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	closeAll, err = allocate(services, cfg)
+	if err != nil {
+		return nil, err
 	}
 	installPods(put, pods, kubelet, cfg)
 	put(v1, "nodes/proxy", &nodeProxy{kubelet})
@@ -75,5 +87,23 @@ func Install(put Put, built Built, cfg Config) error {
 	if b := built[certificatesv1.SchemeGroupVersion.WithResource("certificatesigningrequests")]; b != nil {
 		put(certificatesv1.SchemeGroupVersion, "certificatesigningrequests/approval", approval(b.Main))
 	}
-	return nil
+	return closeAll, nil
+}
+
+// allocate gives Services their addresses and ports.
+func allocate(services *registry.Main, cfg Config) (func(), error) {
+	ports, closeStore, err := servicealloc.StoredPorts(cfg.Options)
+	if err != nil {
+		return nil, err
+	}
+	a, err := servicealloc.New(servicealloc.Config{
+		CIDRs: cfg.ServiceCIDRs, NodePorts: cfg.NodePorts, Ports: ports, Addresses: cfg.Client.NetworkingV1().IPAddresses(),
+		MoreCIDRs: func() ([]*networkingv1.ServiceCIDR, error) { return cfg.MoreCIDRs.List(labels.Everything()) },
+	})
+	if err != nil {
+		closeStore()
+		return nil, err
+	}
+	a.Attach(services.Store)
+	return closeStore, nil
 }

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"net"
+	"net/netip"
+)
+
+// advertised returns the addresses by which others reach this host, at most one per family: the configured ones, else the source addresses
+// that the kernel would choose towards the Internet. No packet is sent.
+func (c *Config) advertised() []net.IP {
+	var out []net.IP
+	for _, text := range c.AdvertiseAddresses {
+		if a, err := netip.ParseAddr(text); err == nil {
+			out = append(out, net.IP(a.Unmap().AsSlice()))
+		}
+	}
+	if len(out) > 0 {
+		return out
+	}
+	if a, err := netip.ParseAddr(c.BindAddress); err == nil && !a.IsUnspecified() {
+		return []net.IP{net.IP(a.Unmap().AsSlice())}
+	}
+	for _, probe := range []string{"192.0.2.1:9", "[2001:db8::1]:9"} {
+		conn, err := net.Dial("udp", probe)
+		if err != nil {
+			continue
+		}
+		ip := conn.LocalAddr().(*net.UDPAddr).IP
+		conn.Close()
+		if !ip.IsLoopback() && !ip.IsUnspecified() {
+			out = append(out, ip)
+		}
+	}
+	if len(out) == 0 {
+		out = []net.IP{net.IPv4(127, 0, 0, 1)}
+	}
+	return out
+}
+
+// names are all names and addresses for the serving certificate beyond the cluster's own.
+func (c *Config) names() []string {
+	var out []string
+	for _, ip := range c.advertised() {
+		out = append(out, ip.String())
+	}
+	return append(out, c.TLSNames...)
+}

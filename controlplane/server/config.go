@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/fairlead/fairlead/controlplane/store"
+)
+
+// Config is a control plane. The zero value of every field but DataDir has a useful meaning.
+type Config struct {
+	// DataDir holds the store, the keys and the kubeconfigs: default /var/lib/fairlead/server.
+	DataDir string `json:"dataDir,omitempty"`
+
+	// BindAddress and Port are where the API is served; default all addresses, 6443. Port 0 means the default; -1 lets the kernel choose.
+	BindAddress string `json:"bindAddress,omitempty"`
+	Port        int    `json:"port,omitempty"`
+	// Inherited are further listening sockets on which the API is served, such as those of systemd's socket activation.
+	Inherited []net.Listener `json:"-"`
+	// AdvertiseAddresses are the addresses by which nodes and pods reach this server, at most one per family. Default: the address of the
+	// interface with the default route, looked up again while the server runs, so a host may change its address.
+	AdvertiseAddresses []string `json:"advertiseAddresses,omitempty"`
+	// TLSNames are further names and addresses for the serving certificate.
+	TLSNames []string `json:"tlsNames,omitempty"`
+
+	// ServiceCIDRs are the ranges of ClusterIPs, the cluster's first family first; default 10.96.0.0/16 and fd00:10:96::/112.
+	ServiceCIDRs []string `json:"serviceCIDRs,omitempty"`
+	// ClusterCIDRs are the ranges of pods; default 10.244.0.0/16 and fd00:10:244::/56. The API server does not use them, components do.
+	ClusterCIDRs []string `json:"clusterCIDRs,omitempty"`
+	// NodePorts is the range of node ports, default 30000-32767.
+	NodePorts string `json:"nodePorts,omitempty"`
+	// ClusterDomain is the DNS domain of the cluster, default cluster.local.
+	ClusterDomain string `json:"clusterDomain,omitempty"`
+
+	// Store is where the state lives; its DataDir defaults to DataDir/etcd. With Endpoints set no member runs here.
+	Store store.Config `json:"store,omitempty"`
+
+	// Token is a bootstrap token (id.secret) with which nodes join; it is made when it does not exist. Empty makes none.
+	Token string `json:"token,omitempty"`
+	// Issuer is the URL in service-account tokens; default https://kubernetes.default.svc.<ClusterDomain>.
+	Issuer string `json:"issuer,omitempty"`
+	// Audiences of this API server in tokens; default the issuer.
+	Audiences []string `json:"audiences,omitempty"`
+	// AuthenticationConfig and AuthorizationConfig are paths of Kubernetes' configuration files of these kinds.
+	AuthenticationConfig string `json:"authenticationConfig,omitempty"`
+	AuthorizationConfig  string `json:"authorizationConfig,omitempty"`
+	// AdmissionConfig is the path of an AdmissionConfiguration; EnableAdmission and DisableAdmission change the default set of plugins.
+	AdmissionConfig  string   `json:"admissionConfig,omitempty"`
+	EnableAdmission  []string `json:"enableAdmission,omitempty"`
+	DisableAdmission []string `json:"disableAdmission,omitempty"`
+	// NoAnonymous refuses requests without credentials.
+	NoAnonymous bool `json:"noAnonymous,omitempty"`
+
+	// EncryptionConfig, AuditPolicy, AuditLog, AuditWebhook and TracingConfig are as in apiserver.Config.
+	EncryptionConfig string `json:"encryptionConfig,omitempty"`
+	AuditPolicy      string `json:"auditPolicy,omitempty"`
+	AuditLog         string `json:"auditLog,omitempty"`
+	AuditWebhook     string `json:"auditWebhook,omitempty"`
+	TracingConfig    string `json:"tracingConfig,omitempty"`
+
+	// Kubeconfig is a second place for the administrator's kubeconfig (mode 0600); the first is DataDir/pki/admin.kubeconfig.
+	Kubeconfig string `json:"kubeconfig,omitempty"`
+
+	// Components run in this process once /readyz is healthy. The first that fails ends the control plane.
+	Components []Component `json:"-"`
+	// OnReady is called once, when /readyz is healthy and before components start (systemd's readiness).
+	OnReady func(Env) `json:"-"`
+	// ShutdownDelay keeps serving after the end was asked for, so that load balancers notice.
+	ShutdownDelay time.Duration `json:"shutdownDelay,omitempty"`
+}
+
+const defaultPort = 6443
+
+func (c *Config) complete() error {
+	set := func(field *string, value string) {
+		if *field == "" {
+			*field = value
+		}
+	}
+	set(&c.DataDir, "/var/lib/fairlead/server")
+	set(&c.NodePorts, "30000-32767")
+	set(&c.ClusterDomain, "cluster.local")
+	set(&c.Issuer, "https://kubernetes.default.svc."+c.ClusterDomain)
+	set(&c.Store.DataDir, filepath.Join(c.DataDir, "etcd"))
+	if c.Port == 0 {
+		c.Port = defaultPort
+	}
+	if len(c.ServiceCIDRs) == 0 {
+		c.ServiceCIDRs = []string{"10.96.0.0/16", "fd00:10:96::/112"}
+	}
+	if len(c.ClusterCIDRs) == 0 {
+		c.ClusterCIDRs = []string{"10.244.0.0/16", "fd00:10:244::/56"}
+	}
+	if len(c.Audiences) == 0 {
+		c.Audiences = []string{c.Issuer}
+	}
+	for _, a := range c.AdvertiseAddresses {
+		if _, err := netip.ParseAddr(a); err != nil {
+			return fmt.Errorf("advertise address %q is not an IP address", a)
+		}
+	}
+	return nil
+}
+
+func (c *Config) listen() (net.Listener, error) {
+	port := c.Port
+	if port < 0 {
+		port = 0
+	}
+	address := net.JoinHostPort(c.BindAddress, strconv.Itoa(port))
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("serve the API on %s: %w", address, err)
+	}
+	return joinListeners(l, c.Inherited), nil
+}
