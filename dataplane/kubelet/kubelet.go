@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kubelet runs a node's pods: it registers the machine, watches the pods bound to it, and makes a container runtime (any, by
+// CRI) and the machine be as their specs say.
+//
+//	API server ──▶ pods ──▶ podworker ──▶ sync.Next (pure) ──▶ actions ──▶ CRI, volumes, cgroups
+//	                            ▲                                              │
+//	CRI events ──▶ pleg ────────┤◀── probes                                    │
+//	                            └──────────── status ──▶ API server ◀── node ◀─┘
+//
+// Input: the API server's pods, nodes, services, config maps and secrets; the runtime's events. Output: running containers, pod and node
+// status, and the HTTPS server on port 10250. It never programs the network: that is CNI's and the rest of the dataplane's.
+package kubelet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	gosync "sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	internalapi "k8s.io/cri-api/pkg/apis"
+	cri "k8s.io/cri-client/pkg"
+	"k8s.io/klog/v2"
+
+	"github.com/fairlead/fairlead/dataplane/kubelet/cgroups"
+	"github.com/fairlead/fairlead/dataplane/kubelet/criconfig"
+	"github.com/fairlead/fairlead/dataplane/kubelet/downward"
+	"github.com/fairlead/fairlead/dataplane/kubelet/images"
+	"github.com/fairlead/fairlead/dataplane/kubelet/node"
+	"github.com/fairlead/fairlead/dataplane/kubelet/objects"
+	"github.com/fairlead/fairlead/dataplane/kubelet/observed"
+	"github.com/fairlead/fairlead/dataplane/kubelet/pleg"
+	"github.com/fairlead/fairlead/dataplane/kubelet/podworker"
+	"github.com/fairlead/fairlead/dataplane/kubelet/probes"
+	"github.com/fairlead/fairlead/dataplane/kubelet/resolv"
+	"github.com/fairlead/fairlead/dataplane/kubelet/status"
+	"github.com/fairlead/fairlead/dataplane/kubelet/volumes"
+)
+
+const (
+	connectTimeout = 30 * time.Second
+	callTimeout    = 2 * time.Minute
+)
+
+type kubelet struct {
+	cfg     Config
+	client  kubernetes.Interface
+	rest    *rest.Config
+	runtime internalapi.RuntimeService
+	images  internalapi.ImageManagerService
+	machine node.Machine
+	layout  cgroups.Layout
+
+	keeper  *node.Keeper
+	workers *podworker.Workers
+	events  *recorder
+	tokens  *tokens
+	sources *sources
+	pleg    *pleg.Watcher
+	cgroups *cgroups.Manager
+	volumes *volumes.Host
+	health  *health
+}
+
+// Run runs the kubelet until ctx ends. Containers live on.
+func Run(ctx context.Context, cfg Config) error {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return err
+	}
+	log := klog.FromContext(ctx).WithName("kubelet")
+	ctx = klog.NewContext(ctx, log)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for _, dir := range []string{cfg.DataDir, cfg.PodLogsDir} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("kubelet: %w", err)
+		}
+	}
+	k := &kubelet{cfg: cfg}
+	var running gosync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+
+	if k.rest, err = credentialsFor(ctx, cfg, &running); err != nil {
+		return err
+	}
+	k.rest.QPS, k.rest.Burst = cfg.QPS, cfg.Burst
+	if k.client, err = kubernetes.NewForConfig(k.rest); err != nil {
+		return fmt.Errorf("kubelet: client: %w", err)
+	}
+	if k.runtime, err = cri.NewRemoteRuntimeServiceBuilder().WithEndpoint(cfg.CRIEndpoint).WithConnectionTimeout(callTimeout).Build(ctx); err != nil {
+		return fmt.Errorf("kubelet: container runtime at %s: %w", cfg.CRIEndpoint, err)
+	}
+	defer k.runtime.Close(context.WithoutCancel(ctx))
+	if k.images, err = cri.NewRemoteImageServiceBuilder().WithEndpoint(cfg.ImageEndpoint).WithConnectionTimeout(callTimeout).Build(ctx); err != nil {
+		return fmt.Errorf("kubelet: image service at %s: %w", cfg.ImageEndpoint, err)
+	}
+	defer k.images.Close(context.WithoutCancel(ctx))
+	if k.machine, err = node.ReadMachine(); err != nil {
+		return fmt.Errorf("kubelet: %w", err)
+	}
+	if k.layout, err = cgroups.Detect(); err != nil {
+		return fmt.Errorf("kubelet: cgroups: %w", err)
+	}
+	k.cgroups = &cgroups.Manager{Layout: k.layout, Root: cfg.CgroupRoot, PodPids: cfg.PodPidsLimit}
+	capacity := k.capacity()
+	if err := k.cgroups.SetUp(node.Allocatable(capacity, cfg.Reserved)); err != nil {
+		return fmt.Errorf("kubelet: cgroups: %w", err)
+	}
+	k.events = newRecorder(ctx, k.client, cfg.NodeName)
+	defer k.events.stop()
+	k.health = newHealth(ctx, k.runtime)
+	k.keeper = node.New(k.client, k.nodeOptions(capacity))
+	k.tokens = newTokens(k.client)
+	k.sources = newSources(ctx, k.client, cfg.NodeName, k.keeper)
+
+	writer := status.NewWriter(k.client)
+	wake := func(uid types.UID) { k.workers.Wake(uid) }
+	objectCache := objects.New(ctx, k.client, wake)
+	defer objectCache.Wait()
+	prober := probes.NewManager(k.execProbe, wake, func(pod *v1.Pod, container, reason, message string) {
+		k.events.pod(pod, container, true, reason, message)
+	})
+	defer prober.Wait()
+	k.volumes = &volumes.Host{Root: cfg.DataDir, Source: volumes.Source{
+		ConfigMap: objectCache.ConfigMap, Secret: objectCache.Secret, Token: k.tokens.get, Claim: k.claim,
+	}}
+	runtimeName := "containerd"
+	if version, err := k.health.version(ctx); err == nil {
+		runtimeName = version.RuntimeName
+	}
+	dns := resolv.Cluster{Servers: cfg.ClusterDNS, Domain: cfg.ClusterDomain, Host: cfg.ResolvConf}
+	k.workers = podworker.New(ctx, &podworker.Services{
+		Runtime: k.runtime, Puller: images.NewPuller(k.images, cfg.ParallelPulls), Volumes: k.volumes, Objects: objectCache, Probes: prober, Status: writer,
+		Node: criconfig.Node{CgroupRoot: cfg.CgroupRoot, PodLogsDir: cfg.PodLogsDir, SeccompDir: filepath.Join(cfg.DataDir, "seccomp"),
+			MemoryBytes: k.machine.MemoryBytes, SeccompDefault: cfg.SeccompDefault},
+		RuntimeName: runtimeName, ClusterDomain: cfg.ClusterDomain, Event: k.events.pod, Services: k.sources.services, Facts: k.facts, DNS: dns.For,
+		RuntimeHandler: k.runtimeHandler, Admit: k.admit, Cgroups: k.cgroups,
+	})
+	defer k.workers.Wait()
+	k.pleg = &pleg.Watcher{Runtime: k.runtime, Changed: wake, Listed: func(pods map[types.UID]*observed.Pod) { k.sweep(ctx, pods) }}
+
+	running.Go(func() { writer.Run(ctx) })
+	running.Go(func() { k.keeper.Run(ctx) })
+	running.Go(func() { k.sources.run(ctx) })
+	running.Go(func() { k.watchPods(ctx) })
+	running.Go(func() { k.pleg.Run(ctx) })
+	err = k.serve(ctx)
+	cancel()
+	return err
+}
+
+func (k *kubelet) facts() downward.Facts {
+	return downward.Facts{NodeName: k.cfg.NodeName, HostIPs: k.cfg.NodeIPs, Allocatable: k.keeper.Allocatable()}
+}
+
+func (k *kubelet) capacity() v1.ResourceList { return k.machine.Capacity(k.cfg.MaxPods, k.cfg.DataDir) }
+
+func (k *kubelet) nodeOptions(capacity v1.ResourceList) node.Options {
+	return node.Options{
+		Name: k.cfg.NodeName, IPs: k.cfg.NodeIPs, Hostname: k.cfg.Hostname, Labels: k.cfg.Labels, Taints: k.cfg.Taints,
+		Port: int32(k.cfg.Port), Version: Version, Machine: k.machine, Capacity: k.capacity,
+		Reserved:       []v1.ResourceList{k.cfg.Reserved, k.cfg.evictionReserve(capacity)},
+		RuntimeVersion: k.health.runtimeVersion, Conditions: k.health.conditions, Images: k.nodeImages, RuntimeHandlers: k.health.handlers,
+	}
+}
+
+// watchPods hands the pods bound to this node to their workers.
+func (k *kubelet) watchPods(ctx context.Context) {
+	selector := fields.OneTermEqualSelector("spec.nodeName", k.cfg.NodeName)
+	lister := cache.NewFilteredListWatchFromClient(k.client.CoreV1().RESTClient(), "pods", metav1.NamespaceAll, func(options *metav1.ListOptions) {
+		options.FieldSelector = selector.String()
+	})
+	_, controller := cache.NewInformerWithOptions(cache.InformerOptions{
+		ListerWatcher: lister, ObjectType: &v1.Pod{},
+		Handler: cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(o any) { k.podChanged(o.(*v1.Pod)) },
+			UpdateFunc: func(_, o any) { k.podChanged(o.(*v1.Pod)) },
+			DeleteFunc: func(o any) {
+				if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
+					o = gone.Obj
+				}
+				if pod, ok := o.(*v1.Pod); ok {
+					k.podGone(pod)
+				}
+			},
+		},
+	})
+	k.sources.podsSynced = controller.HasSynced
+	controller.RunWithContext(ctx)
+}
+
+func (k *kubelet) podChanged(pod *v1.Pod) {
+	if _, mirror := pod.Annotations[v1.MirrorPodAnnotationKey]; mirror {
+		return // the file it mirrors is what runs
+	}
+	if pod.DeletionTimestamp == nil && (pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed) && !k.workers.Known(pod.UID) && k.nothingLeft(pod.UID) {
+		return // ended long ago
+	}
+	k.workers.Update(pod)
+}
+
+// nothingLeft tells that no trace of an ended pod needs care.
+func (k *kubelet) nothingLeft(uid types.UID) bool {
+	_, err := os.Lstat(k.volumes.PodDir(uid))
+	return errors.Is(err, os.ErrNotExist)
+}
+
+func (k *kubelet) podGone(pod *v1.Pod) {
+	grace := podGrace(pod)
+	k.workers.Remove(pod.UID, grace)
+}
+
+// podGrace is how long a pod that vanished from the API has: what it was given when it was deleted.
+func podGrace(pod *v1.Pod) time.Duration {
+	if pod.DeletionGracePeriodSeconds != nil {
+		return time.Duration(*pod.DeletionGracePeriodSeconds) * time.Second
+	}
+	return 2 * time.Second
+}
+
+// sweep ends what the runtime or the disk has of pods that no source knows.
+func (k *kubelet) sweep(ctx context.Context, pods map[types.UID]*observed.Pod) {
+	if k.sources.podsSynced == nil || !k.sources.podsSynced() {
+		return
+	}
+	for uid, pod := range pods {
+		if !k.workers.Known(uid) && !k.sources.ended(ctx, pod) {
+			k.workers.Orphan(pod)
+		}
+	}
+	dirs, err := k.volumes.Orphans()
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot look for volumes left over")
+		return
+	}
+	for _, uid := range dirs {
+		if _, inRuntime := pods[uid]; inRuntime || k.workers.Known(uid) {
+			continue
+		}
+		if err := k.volumes.TearDown(uid); err != nil {
+			klog.FromContext(ctx).Error(err, "Volumes left over were not removed", "uid", uid)
+		}
+		orphan := &v1.Pod{}
+		orphan.UID = uid
+		if err := k.cgroups.Remove(orphan); err != nil {
+			klog.FromContext(ctx).Error(err, "Cgroups left over were not removed", "uid", uid)
+		}
+	}
+}
+
+// admit tells why a pod cannot run here.
+func (k *kubelet) admit(pod *v1.Pod) (reason, message string) {
+	count := 0
+	for _, view := range k.workers.Views() {
+		if view.Pod.UID != pod.UID && !view.Ended {
+			count++
+		}
+	}
+	if count >= k.cfg.MaxPods {
+		return "OutOfpods", fmt.Sprintf("Node didn't have enough resource: pods, requested: 1, used: %d, capacity: %d", count, k.cfg.MaxPods)
+	}
+	if selector := pod.Spec.NodeSelector; len(selector) > 0 {
+		if n := k.keeper.Node(); n != nil {
+			for key, value := range selector {
+				if n.Labels[key] != value {
+					return "NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"
+				}
+			}
+		}
+	}
+	if security := pod.Spec.SecurityContext; security != nil {
+		for _, sysctl := range security.Sysctls {
+			if !slices.Contains(safeSysctls, sysctl.Name) {
+				return "SysctlForbidden", fmt.Sprintf("forbidden sysctl: %q not allowlisted", sysctl.Name)
+			}
+		}
+	}
+	return "", ""
+}
+
+// safeSysctls are namespaced by the kernel and cannot hurt other pods.
+var safeSysctls = []string{
+	"kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.tcp_syncookies", "net.ipv4.ping_group_range", "net.ipv4.ip_unprivileged_port_start",
+	"net.ipv4.ip_local_reserved_ports", "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl",
+	"net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem", "net.ipv4.tcp_slow_start_after_idle", "net.ipv4.tcp_notsent_lowat",
+}
+
+func (k *kubelet) execProbe(ctx context.Context, id string, command []string, timeout time.Duration) ([]byte, error) {
+	stdout, stderr, err := k.runtime.ExecSync(ctx, id, command, timeout)
+	return append(stdout, stderr...), err
+}
+
+func (k *kubelet) runtimeHandler(class string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+	defer cancel()
+	found, err := k.client.NodeV1().RuntimeClasses().Get(ctx, class, metav1.GetOptions{})
+	if err != nil {
+		return "", fmt.Errorf("runtime class %q: %w", class, err)
+	}
+	return found.Handler, nil
+}
+
+// claim returns the volume bound to a claim.
+func (k *kubelet) claim(ctx context.Context, namespace, name string) (*v1.PersistentVolume, error) {
+	claim, err := k.client.CoreV1().PersistentVolumeClaims(namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("persistent volume claim %s: %w", name, err)
+	}
+	if claim.Spec.VolumeName == "" || claim.Status.Phase != v1.ClaimBound {
+		return nil, fmt.Errorf("persistent volume claim %s is not bound", name)
+	}
+	return k.client.CoreV1().PersistentVolumes().Get(ctx, claim.Spec.VolumeName, metav1.GetOptions{})
+}
+
+// nodeImages lists the biggest images for the node's status.
+func (k *kubelet) nodeImages(ctx context.Context) []v1.ContainerImage {
+	const most, mostNames = 50, 5
+	list, err := k.images.ListImages(ctx, nil)
+	if err != nil {
+		return nil
+	}
+	slices.SortFunc(list, func(a, b *runtimeImage) int { return int(int64(b.Size) - int64(a.Size)) })
+	var out []v1.ContainerImage
+	for _, image := range list[:min(len(list), most)] {
+		names := append(slices.Clone(image.RepoDigests), image.RepoTags...)
+		if len(names) > 0 {
+			out = append(out, v1.ContainerImage{Names: names[:min(len(names), mostNames)], SizeBytes: int64(image.Size)})
+		}
+	}
+	return out
+}

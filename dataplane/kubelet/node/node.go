@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"runtime"
+	"sync"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/component-helpers/apimachinery/lease"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+)
+
+const (
+	leaseSeconds  = 40
+	leaseRenewal  = 10 * time.Second
+	statusPeriod  = 10 * time.Second
+	forcedReport  = 5 * time.Minute
+	maxImages     = 50
+	maxImageNames = 5
+	retryPeriod   = time.Second
+)
+
+// Condition is one condition of the node, as its owner sees it now.
+type Condition struct {
+	Type            v1.NodeConditionType
+	Status          v1.ConditionStatus
+	Reason, Message string
+}
+
+// Options say what the Node object shall be.
+type Options struct {
+	Name             string
+	IPs              []string
+	Hostname         string
+	Labels           map[string]string
+	Taints           []v1.Taint
+	Port             int32 // of the kubelet's server
+	Version          string
+	RuntimeVersion   func() string
+	Machine          Machine
+	Capacity         func() v1.ResourceList
+	Reserved         []v1.ResourceList
+	DeviceCapacity   func() (capacity, allocatable v1.ResourceList)
+	Conditions       func(ctx context.Context) []Condition
+	Images           func(ctx context.Context) []v1.ContainerImage
+	Unschedulable    bool
+	RuntimeHandlers  func() []v1.NodeRuntimeHandler
+	UserNSSupported  bool
+	SupplementalInfo map[string]string
+}
+
+// Keeper keeps the Node object.
+type Keeper struct {
+	client  kubernetes.Interface
+	options Options
+	wake    chan struct{}
+
+	mu       sync.Mutex
+	current  *v1.Node
+	reported time.Time
+}
+
+// New returns a keeper that does nothing until Run.
+func New(client kubernetes.Interface, options Options) *Keeper {
+	return &Keeper{client: client, options: options, wake: make(chan struct{}, 1)}
+}
+
+// Poke makes the keeper look at once.
+func (k *Keeper) Poke() {
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Allocatable is what pods may ask for now.
+func (k *Keeper) Allocatable() v1.ResourceList {
+	out := Allocatable(k.options.Capacity(), k.options.Reserved...)
+	if k.options.DeviceCapacity != nil {
+		_, devices := k.options.DeviceCapacity()
+		maps.Copy(out, devices)
+	}
+	return out
+}
+
+// Observe takes the node as a watch has it.
+func (k *Keeper) Observe(node *v1.Node) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.current = node
+}
+
+// Node is the object as last seen, nil before registration.
+func (k *Keeper) Node() *v1.Node {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.current
+}
+
+// Run registers the node, then keeps its status and lease until ctx ends.
+func (k *Keeper) Run(ctx context.Context) {
+	log := klog.FromContext(ctx)
+	for {
+		err := k.register(ctx)
+		if err == nil {
+			break
+		}
+		log.Info("Registration of the node failed, trying again", "node", k.options.Name, "err", err)
+		select {
+		case <-time.After(retryPeriod):
+		case <-ctx.Done():
+			return
+		}
+	}
+	log.Info("Registered the node", "node", k.options.Name)
+	var running sync.WaitGroup
+	defer running.Wait()
+	leases := lease.NewController(clock.RealClock{}, k.client, k.options.Name, leaseSeconds, nil, leaseRenewal, k.options.Name, v1.NamespaceNodeLease, k.owned)
+	running.Go(func() { leases.Run(ctx) })
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-k.wake:
+		case <-timer.C:
+		}
+		next := statusPeriod
+		if err := k.report(ctx); err != nil && ctx.Err() == nil {
+			log.Info("Status of the node was not written, trying again", "err", err)
+			next = retryPeriod
+		}
+		timer.Reset(next)
+	}
+}
+
+// owned ties the lease to the node object, so that it goes with it.
+func (k *Keeper) owned(l *coordinationv1.Lease) error {
+	node := k.Node()
+	if node == nil || len(l.OwnerReferences) > 0 {
+		return nil
+	}
+	l.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}}
+	return nil
+}
+
+// Initial is the object a new node is registered with.
+func (k *Keeper) Initial(ctx context.Context) *v1.Node {
+	o := k.options
+	node := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: o.Name, Labels: k.labels()}, Spec: v1.NodeSpec{Taints: o.Taints, Unschedulable: o.Unschedulable}}
+	k.fill(ctx, node)
+	return node
+}
+
+func (k *Keeper) labels() map[string]string {
+	out := map[string]string{
+		v1.LabelHostname: k.options.Hostname, v1.LabelOSStable: runtime.GOOS, v1.LabelArchStable: runtime.GOARCH,
+		"beta.kubernetes.io/os": runtime.GOOS, "beta.kubernetes.io/arch": runtime.GOARCH,
+	}
+	maps.Copy(out, k.options.Labels)
+	return out
+}
+
+func (k *Keeper) register(ctx context.Context) error {
+	created, err := k.client.CoreV1().Nodes().Create(ctx, k.Initial(ctx), metav1.CreateOptions{})
+	if err == nil {
+		k.Observe(created)
+		return nil
+	}
+	if !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("register node %s: %w", k.options.Name, err)
+	}
+	existing, err := k.client.CoreV1().Nodes().Get(ctx, k.options.Name, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("read node %s: %w", k.options.Name, err)
+	}
+	updated := existing.DeepCopy()
+	if updated.Labels == nil {
+		updated.Labels = map[string]string{}
+	}
+	maps.Copy(updated.Labels, k.labels())
+	if !maps.Equal(existing.Labels, updated.Labels) {
+		if existing, err = k.patch(ctx, existing, updated, ""); err != nil {
+			return fmt.Errorf("labels of node %s: %w", k.options.Name, err)
+		}
+	}
+	k.Observe(existing)
+	return nil
+}
+
+// report writes the status when it changed, and every few minutes.
+func (k *Keeper) report(ctx context.Context) error {
+	old, err := k.client.CoreV1().Nodes().Get(ctx, k.options.Name, metav1.GetOptions{ResourceVersion: "0"})
+	if apierrors.IsNotFound(err) {
+		return k.register(ctx) // somebody deleted the node while it lives
+	}
+	if err != nil {
+		return err
+	}
+	updated := old.DeepCopy()
+	k.fill(ctx, updated)
+	k.mu.Lock()
+	due := time.Since(k.reported) >= forcedReport
+	k.mu.Unlock()
+	if !due && sameStatus(&old.Status, &updated.Status) {
+		return nil
+	}
+	written, err := k.patch(ctx, old, updated, "status")
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	k.current, k.reported = written, time.Now()
+	k.mu.Unlock()
+	return nil
+}
+
+// sameStatus compares without heartbeat times.
+func sameStatus(a, b *v1.NodeStatus) bool {
+	x, y := a.DeepCopy(), b.DeepCopy()
+	for _, status := range []*v1.NodeStatus{x, y} {
+		for i := range status.Conditions {
+			status.Conditions[i].LastHeartbeatTime = metav1.Time{}
+		}
+	}
+	return equality.Semantic.DeepEqual(x, y)
+}
+
+func (k *Keeper) patch(ctx context.Context, old, updated *v1.Node, subresource string) (*v1.Node, error) {
+	before, err := json.Marshal(old)
+	if err != nil {
+		return nil, err
+	}
+	after, err := json.Marshal(updated)
+	if err != nil {
+		return nil, err
+	}
+	patch, err := strategicpatch.CreateTwoWayMergePatch(before, after, v1.Node{})
+	if err != nil {
+		return nil, err
+	}
+	var subresources []string
+	if subresource != "" {
+		subresources = append(subresources, subresource)
+	}
+	return k.client.CoreV1().Nodes().Patch(ctx, k.options.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, subresources...)
+}
+
+// fill sets everything in the status that is the kubelet's.
+func (k *Keeper) fill(ctx context.Context, node *v1.Node) {
+	o, s := k.options, &node.Status
+	s.Capacity = o.Capacity()
+	s.Allocatable = Allocatable(s.Capacity, o.Reserved...)
+	if o.DeviceCapacity != nil {
+		capacity, allocatable := o.DeviceCapacity()
+		maps.Copy(s.Capacity, capacity)
+		maps.Copy(s.Allocatable, allocatable)
+	}
+	s.Addresses = nil
+	for _, ip := range o.IPs {
+		s.Addresses = append(s.Addresses, v1.NodeAddress{Type: v1.NodeInternalIP, Address: ip})
+	}
+	s.Addresses = append(s.Addresses, v1.NodeAddress{Type: v1.NodeHostName, Address: o.Hostname})
+	s.DaemonEndpoints.KubeletEndpoint.Port = o.Port
+	m := o.Machine
+	s.NodeInfo = v1.NodeSystemInfo{
+		MachineID: m.MachineID, SystemUUID: m.SystemUUID, BootID: m.BootID, KernelVersion: m.Kernel, OSImage: m.OSImage,
+		ContainerRuntimeVersion: o.RuntimeVersion(), KubeletVersion: o.Version, OperatingSystem: runtime.GOOS, Architecture: runtime.GOARCH,
+	}
+	if m.SwapBytes > 0 {
+		s.NodeInfo.Swap = &v1.NodeSwapStatus{Capacity: &m.SwapBytes}
+	}
+	policy := true
+	s.Features = &v1.NodeFeatures{SupplementalGroupsPolicy: &policy}
+	if o.RuntimeHandlers != nil {
+		s.RuntimeHandlers = o.RuntimeHandlers()
+	}
+	if o.Images != nil {
+		s.Images = o.Images(ctx)
+	}
+	now := metav1.Now()
+	for _, c := range o.Conditions(ctx) {
+		setCondition(s, c, now)
+	}
+}
+
+func setCondition(s *v1.NodeStatus, c Condition, now metav1.Time) {
+	for i := range s.Conditions {
+		if old := &s.Conditions[i]; old.Type == c.Type {
+			if old.Status != c.Status {
+				old.LastTransitionTime = now
+			}
+			old.Status, old.Reason, old.Message, old.LastHeartbeatTime = c.Status, c.Reason, c.Message, now
+			return
+		}
+	}
+	s.Conditions = append(s.Conditions, v1.NodeCondition{
+		Type: c.Type, Status: c.Status, Reason: c.Reason, Message: c.Message, LastHeartbeatTime: now, LastTransitionTime: now,
+	})
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package podworker
+
+import (
+	"context"
+	gosync "sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	internalapi "k8s.io/cri-api/pkg/apis"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/fairlead/fairlead/dataplane/kubelet/criconfig"
+	"github.com/fairlead/fairlead/dataplane/kubelet/downward"
+	"github.com/fairlead/fairlead/dataplane/kubelet/images"
+	"github.com/fairlead/fairlead/dataplane/kubelet/objects"
+	"github.com/fairlead/fairlead/dataplane/kubelet/observed"
+	"github.com/fairlead/fairlead/dataplane/kubelet/probes"
+	"github.com/fairlead/fairlead/dataplane/kubelet/status"
+	"github.com/fairlead/fairlead/dataplane/kubelet/volumes"
+)
+
+// Services are what workers work with.
+type Services struct {
+	Runtime internalapi.RuntimeService
+	Puller  *images.Puller
+	Volumes *volumes.Host
+	Objects *objects.Cache
+	Probes  *probes.Manager
+	Status  *status.Writer
+	Node    criconfig.Node
+
+	RuntimeName   string
+	ClusterDomain string
+	// Event records an event on a pod; container is empty when it is about the pod.
+	Event func(pod *v1.Pod, container string, warning bool, reason, message string)
+	// Services returns the services for a container's environment: of a namespace, and default/kubernetes.
+	Services func(namespace string) (own []*v1.Service, master *v1.Service)
+	// Facts returns the node's part of the downward API.
+	Facts func() downward.Facts
+	// DNS returns a pod's resolver settings; nil leaves the runtime's own.
+	DNS func(pod *v1.Pod) (*runtimeapi.DNSConfig, error)
+	// RuntimeHandler returns the CRI runtime handler of a runtime class.
+	RuntimeHandler func(class string) (string, error)
+	// Admit tells why this node will not run a pod: reason and message, or an empty reason.
+	Admit func(pod *v1.Pod) (reason, message string)
+	// Cgroups makes and removes a pod's own cgroup.
+	Cgroups interface {
+		Create(pod *v1.Pod) error
+		Remove(pod *v1.Pod) error
+	}
+	// Devices returns what device plugins give a container; nil when there are none.
+	Devices func(pod *v1.Pod, container *v1.Container) (Devices, error)
+	// UserNS returns a pod's user-namespace mapping, nil when it uses the host's; ReleaseUserNS gives it back.
+	UserNS        func(pod *v1.Pod) (*runtimeapi.UserNamespace, error)
+	ReleaseUserNS func(uid types.UID)
+	// OnStarted is told how long stages of a pod's start took.
+	OnStage func(stage string, took time.Duration)
+}
+
+// Devices are a container's share of device plugins.
+type Devices struct {
+	Env     map[string]string
+	Mounts  []*runtimeapi.Mount
+	Devices []*runtimeapi.Device
+	CDI     []*runtimeapi.CDIDevice
+}
+
+// Workers are the pods of this node. Safe for concurrent use.
+type Workers struct {
+	services *Services
+	ctx      context.Context
+
+	mu      gosync.Mutex
+	workers map[types.UID]*worker
+	running gosync.WaitGroup
+}
+
+// New returns workers that end with ctx; containers live on.
+func New(ctx context.Context, services *Services) *Workers {
+	return &Workers{services: services, ctx: ctx, workers: map[types.UID]*worker{}}
+}
+
+// Update makes pod, as the API or a file has it, the state to have. The first update starts the pod's worker.
+func (w *Workers) Update(pod *v1.Pod) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ctx.Err() != nil {
+		return
+	}
+	one := w.workers[pod.UID]
+	if one == nil {
+		one = newWorker(w.services, pod)
+		w.workers[pod.UID] = one
+		w.running.Go(func() {
+			one.loop(w.ctx)
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if w.workers[pod.UID] == one && one.gone() {
+				delete(w.workers, pod.UID)
+			}
+		})
+		return
+	}
+	one.update(pod)
+}
+
+// Remove says that the API has no such pod any more: everything of it is ended and removed, without waiting longer than grace.
+func (w *Workers) Remove(uid types.UID, grace time.Duration) {
+	w.mu.Lock()
+	one := w.workers[uid]
+	w.mu.Unlock()
+	if one != nil {
+		one.remove(grace)
+	}
+}
+
+// Orphan ends a pod that the runtime has and no source knows; seen gives its name.
+func (w *Workers) Orphan(seen *observed.Pod) {
+	pod := &v1.Pod{}
+	pod.UID, pod.Name, pod.Namespace = seen.UID, seen.Name, seen.Namespace
+	w.mu.Lock()
+	_, known := w.workers[seen.UID]
+	w.mu.Unlock()
+	if known {
+		return
+	}
+	w.Update(pod)
+	w.Remove(seen.UID, orphanGrace)
+}
+
+// Evict ends a pod as failed. It tells whether the pod was there.
+func (w *Workers) Evict(uid types.UID, reason, message string, grace time.Duration, condition *v1.PodCondition) bool {
+	w.mu.Lock()
+	one := w.workers[uid]
+	w.mu.Unlock()
+	if one == nil {
+		return false
+	}
+	one.fail(reason, message, grace, condition)
+	return true
+}
+
+// Wake makes a pod's worker look again.
+func (w *Workers) Wake(uid types.UID) {
+	w.mu.Lock()
+	one := w.workers[uid]
+	w.mu.Unlock()
+	if one != nil {
+		one.poke()
+	}
+}
+
+// WakeAll makes all workers look again.
+func (w *Workers) WakeAll() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, one := range w.workers {
+		one.poke()
+	}
+}
+
+// Known tells whether a pod has a worker.
+func (w *Workers) Known(uid types.UID) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.workers[uid] != nil
+}
+
+// View is a pod as its worker last saw it.
+type View struct {
+	Pod      *v1.Pod
+	Status   v1.PodStatus
+	Observed *observed.Pod
+	Ended    bool
+}
+
+// Views returns all pods.
+func (w *Workers) Views() []View {
+	w.mu.Lock()
+	workers := make([]*worker, 0, len(w.workers))
+	for _, one := range w.workers {
+		workers = append(workers, one)
+	}
+	w.mu.Unlock()
+	out := make([]View, 0, len(workers))
+	for _, one := range workers {
+		out = append(out, one.view())
+	}
+	return out
+}
+
+// View returns one pod.
+func (w *Workers) View(uid types.UID) (View, bool) {
+	w.mu.Lock()
+	one := w.workers[uid]
+	w.mu.Unlock()
+	if one == nil {
+		return View{}, false
+	}
+	return one.view(), true
+}
+
+// Wait returns when all workers have ended, which they do after ctx.
+func (w *Workers) Wait() { w.running.Wait() }
