@@ -11,15 +11,51 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/fairlead/fairlead/controlplane/scheduler/cluster"
+	"github.com/fairlead/fairlead/controlplane/scheduler/placement"
 	"github.com/fairlead/fairlead/controlplane/scheduler/queue"
 )
 
 func klogPod(pod *v1.Pod) klog.ObjectRef { return klog.KObj(pod) }
 
-// bind makes an assumed pod real. If that fails the pod is taken back and tried again after its back-off.
-func (s *Scheduler) bind(ctx context.Context, item *queue.Item, node string) {
+// plan is what must stand before a pod is bound to a node.
+type plan struct {
+	volumes []placement.VolumeDecision
+	devices *placement.DeviceDecision
+}
+
+func (p *plan) empty() bool { return len(p.volumes) == 0 && p.devices == nil }
+
+// reserve decides about volumes and devices of a pod that goes to n, and assumes the decisions.
+func (s *Scheduler) reserve(item *queue.Item, n *cluster.Node) *plan {
+	p := &plan{volumes: s.eval.DecideVolumes(item.Class.Needs, n)}
+	for _, d := range p.volumes {
+		if d.Volume != nil {
+			s.state.Storage.AssumeVolume(d.Volume.Name, d.Key)
+		} else {
+			s.state.Storage.AssumeClaim(d.Key, n.Name)
+		}
+	}
+	return p
+}
+
+// release takes back what reserve assumed: it is in the API now, or will never be.
+func (s *Scheduler) release(p *plan) {
+	for _, d := range p.volumes {
+		s.state.Storage.Release(d.Key)
+	}
+}
+
+// bind makes an assumed pod real, and calls done as soon as it no longer counts as a binding on its way. If it fails, the pod is taken back and tried
+// again after its back-off.
+func (s *Scheduler) bind(ctx context.Context, item *queue.Item, node string, p *plan, done func()) {
 	pod := item.Pod
-	err := s.prepare(ctx, item, node)
+	var err error
+	if !p.empty() {
+		done() // provisioning may take minutes; other pods need not wait for it
+		done = func() {}
+		err = s.prepare(ctx, pod, node, p)
+	}
 	if err == nil {
 		err = s.client.CoreV1().Pods(pod.Namespace).Bind(ctx, &v1.Binding{
 			ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
@@ -28,6 +64,10 @@ func (s *Scheduler) bind(ctx context.Context, item *queue.Item, node string) {
 		if err != nil {
 			err = fmt.Errorf("bind to node %s: %w", node, err)
 		}
+	}
+	done()
+	if !p.empty() {
+		s.locked(func() { s.release(p) })
 	}
 	if err == nil {
 		podAttempts.Observe(float64(item.Attempts))
@@ -39,16 +79,13 @@ func (s *Scheduler) bind(ctx context.Context, item *queue.Item, node string) {
 		return // the next leader starts from what the API server has
 	}
 	observeAttempt(failed, item.Class.Profile.SchedulerName, 0)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if p := s.state.Pod(pod.UID); p != nil && p.Assumed {
-		s.state.DeletePod(pod.UID)
-	}
-	// A pod that is gone leaves the queue with its deletion event; until then another try does no harm.
-	s.queue.Retry(item, s.clock.Now())
+	s.locked(func() {
+		if p := s.state.Pod(pod.UID); p != nil && p.Assumed {
+			s.state.DeletePod(pod.UID)
+			s.podLeftNode(p.Node, pod)
+		}
+		// A pod that is gone leaves the queue with its deletion event; until then another try does no harm.
+		s.queue.Retry(item, s.clock.Now())
+	})
 	s.status.unschedulable(pod, v1.PodReasonSchedulerError, err.Error(), "")
-	s.wakeLoop()
 }
-
-// prepare does what must stand before the binding: volumes and device claims.
-func (s *Scheduler) prepare(context.Context, *queue.Item, string) error { return nil }

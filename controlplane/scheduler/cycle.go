@@ -37,10 +37,7 @@ func (s *Scheduler) loop(ctx context.Context) {
 			<-s.binding
 			continue
 		}
-		s.goTask(func() {
-			defer func() { <-s.binding }()
-			bind()
-		})
+		s.goTask(bind)
 	}
 }
 
@@ -74,10 +71,11 @@ func (s *Scheduler) attempt(ctx context.Context, item *queue.Item, now time.Time
 	if result.Node != nil {
 		observeAttempt(scheduled, profile.SchedulerName, took)
 		s.state.Denominate(item.Pod.UID)
+		p := s.reserve(item, result.Node)
 		s.state.Assume(item.Pod, result.Node, item.Class.Shape)
 		node := result.Node.Name
 		s.log.V(3).Info("Found a node", "pod", klogPod(item.Pod), "node", node, "feasible", result.Feasible)
-		return func() { s.bind(ctx, item, node) }
+		return func() { s.bind(ctx, item, node, p, func() { <-s.binding }) }
 	}
 	observeAttempt(unschedulable, profile.SchedulerName, took)
 	s.reject(ctx, item, result.Diagnosis, now)

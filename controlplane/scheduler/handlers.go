@@ -8,6 +8,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	v1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
@@ -28,7 +29,7 @@ func (s *Scheduler) watch(ctx context.Context, factory informers.SharedInformerF
 		synced = append(synced, reg.HasSynced)
 		return nil
 	}
-	core, apps := factory.Core().V1(), factory.Apps().V1()
+	core, apps, storage := factory.Core().V1(), factory.Apps().V1(), factory.Storage().V1()
 	for _, w := range []struct {
 		informer cache.SharedIndexInformer
 		handler  cache.ResourceEventHandler
@@ -45,6 +46,18 @@ func (s *Scheduler) watch(ctx context.Context, factory informers.SharedInformerF
 		{apps.StatefulSets().Informer(), on(s, func(_, o *appsv1.StatefulSet) { s.owner.setController("StatefulSet", &o.ObjectMeta, o.Spec.Selector) },
 			func(o *appsv1.StatefulSet) { s.owner.deleteController("StatefulSet", &o.ObjectMeta) })},
 		{factory.Policy().V1().PodDisruptionBudgets().Informer(), on(s, s.setBudget, s.deleteBudget)},
+		{core.PersistentVolumeClaims().Informer(), on(s, s.setClaim, s.state.Storage.DeleteClaim)},
+		{core.PersistentVolumes().Informer(), on(s, func(_, pv *v1.PersistentVolume) { s.storage(func() { s.state.Storage.SetVolume(pv) }) }, s.state.Storage.DeleteVolume)},
+		{storage.StorageClasses().Informer(), on(s, func(_, o *storagev1.StorageClass) { s.storage(func() { s.state.Storage.SetClass(o.Name, o) }) },
+			func(o *storagev1.StorageClass) { s.state.Storage.SetClass(o.Name, nil) })},
+		{storage.CSIDrivers().Informer(), on(s, func(_, o *storagev1.CSIDriver) { s.storage(func() { s.state.Storage.SetDriver(o.Name, o) }) },
+			func(o *storagev1.CSIDriver) { s.storage(func() { s.state.Storage.SetDriver(o.Name, nil) }) })},
+		{storage.CSIStorageCapacities().Informer(), on(s,
+			func(_, o *storagev1.CSIStorageCapacity) {
+				s.storage(func() { s.state.Storage.SetCapacity(o.Namespace+"/"+o.Name, o) })
+			},
+			func(o *storagev1.CSIStorageCapacity) { s.state.Storage.SetCapacity(o.Namespace+"/"+o.Name, nil) })},
+		{storage.CSINodes().Informer(), on(s, func(_, o *storagev1.CSINode) { s.setCSINode(o.Name, o) }, func(o *storagev1.CSINode) { s.setCSINode(o.Name, nil) })},
 		{core.Pods().Informer(), on(s, s.setPod, s.deletePod)},
 	} {
 		if err := add(w.informer, w.handler); err != nil {

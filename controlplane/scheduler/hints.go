@@ -47,3 +47,13 @@ func (s *Scheduler) podLeftNode(n *cluster.Node, pod *v1.Pod) {
 		return rejected&beyondNode != 0 && s.eval.Repels(c, pod) || n != nil && n.Object != nil && s.eval.Local(c, n)
 	})
 }
+
+// volumePlugins are the plugins that look at claims and volumes.
+var volumePlugins = placement.PluginSet(0).With(placement.VolumeBinding).With(placement.VolumeZone).With(placement.VolumeRestrictions).
+	With(placement.NodeVolumeLimits)
+
+// storage changes a storage object and wakes the pods that wait for their volumes.
+func (s *Scheduler) storage(change func()) {
+	change()
+	s.wake(volumePlugins)
+}

@@ -25,8 +25,7 @@ type Node struct {
 	Scored    [2]int64 // CPU and memory requests, with defaults for containers that have none
 	Pods      []*Pod
 	Ports     []HostPort
-	Nominated []*Pod // pods that preempted here and wait for the room
-	Attached  map[AttachKey]int
+	Nominated []*Pod         // pods that preempted here and wait for the room
 	claims    map[string]int // pods by the claim they use, namespace/name
 }
 
@@ -88,7 +87,7 @@ func (s *State) node(name string) *Node {
 	if n := s.byName[name]; n != nil {
 		return n
 	}
-	n := &Node{Name: name, Requested: make(Vector, fixedResources), Attached: map[AttachKey]int{}, claims: map[string]int{}}
+	n := &Node{Name: name, Requested: make(Vector, fixedResources), claims: map[string]int{}}
 	if last := len(s.free) - 1; last >= 0 {
 		n.Index = s.free[last]
 		s.free = s.free[:last]

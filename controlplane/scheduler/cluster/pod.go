@@ -46,7 +46,7 @@ type Pod struct {
 	shape    *Shape
 	labels   *LabelSet
 	holdings []*Holding
-	attached []AttachKey
+	claims   []string
 }
 
 // Shape returns what the pod takes. It must not be changed.
@@ -173,7 +173,7 @@ func (s *State) place(pod *v1.Pod, n *Node, shape *Shape) *Pod {
 		shape, _ = s.Shape(pod)
 	}
 	p := &Pod{Object: pod, Node: n, Priority: corev1helpers.PodPriority(pod), shape: shape,
-		labels: s.labelSet(pod.Namespace, pod.Labels, pod.DeletionTimestamp != nil), attached: s.attachments(pod)}
+		labels: s.labelSet(pod.Namespace, pod.Labels, pod.DeletionTimestamp != nil), claims: claimKeys(pod)}
 	s.pods[pod.UID] = p
 	n.Pods = append(n.Pods, p)
 	n.Ports = append(n.Ports, shape.Ports...)
@@ -184,9 +184,7 @@ func (s *State) place(pod *v1.Pod, n *Node, shape *Shape) *Pod {
 		s.hold(h, n.Index, shape.Terms[i].Weight)
 	}
 	s.take(n, p, 1)
-	for _, a := range p.attached {
-		n.Attached[a]++
-	}
+	s.useClaims(n, p, 1)
 	s.touch(n.Index)
 	return p
 }
@@ -205,11 +203,7 @@ func (s *State) remove(p *Pod) {
 		s.hold(h, n.Index, -p.shape.Terms[i].Weight)
 	}
 	s.take(n, p, -1)
-	for _, a := range p.attached {
-		if n.Attached[a]--; n.Attached[a] == 0 {
-			delete(n.Attached, a)
-		}
-	}
+	s.useClaims(n, p, -1)
 	s.touch(n.Index)
 	s.reclaim(n)
 	s.compactHoldings()

@@ -254,3 +254,6 @@ func relevantContainers(containers []v1.Container) []v1.Container {
 	}
 	return out
 }
+
+// UsesClaim reports whether pods of the class use a claim (namespace/name).
+func (n *Needs) UsesClaim(key string) bool { return slices.Contains(n.claims, key) }

@@ -126,12 +126,12 @@ type nodeFilter struct {
 // staticFilters look at the node object only: their verdict holds until the object changes. usageFilters look at what pods use, too.
 var (
 	staticFilters = []nodeFilter{{NodeUnschedulable, filterUnschedulable}, {TaintToleration, filterTaints}, {NodeAffinity, filterNodeAffinity}}
-	usageFilters  = []nodeFilter{{NodePorts, filterPorts}, {NodeResourcesFit, filterResources}}
+	usageFilters  = []nodeFilter{{NodePorts, filterPorts}, {NodeResourcesFit, filterResources}, {VolumeBinding, filterStorage}}
 )
 
 func (e *Evaluator) firstReason(filters []nodeFilter, needs *Needs, n *cluster.Node) Reason {
 	for _, f := range filters {
-		if !needs.Profile.Filters.Has(f.plugin) {
+		if f.plugin != VolumeBinding && !needs.Profile.Filters.Has(f.plugin) { // the volume plugins look for themselves
 			continue
 		}
 		if r := f.check(e, needs, n); r != fits {

@@ -53,6 +53,7 @@ func (e *Evaluator) view(c *Class) *View {
 			}
 		}
 	}
+	v.blocked, v.blockedBy = v.storage.blocked, VolumeBinding
 	v.syncSums()
 	return v
 }
