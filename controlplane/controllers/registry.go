@@ -7,10 +7,13 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/fairlead/fairlead/controlplane/cloud"
+	"github.com/fairlead/fairlead/controlplane/controllers/clusterdns"
 	"github.com/fairlead/fairlead/controlplane/controllers/controller"
 	"github.com/fairlead/fairlead/controlplane/controllers/csrapproving"
 	"github.com/fairlead/fairlead/controlplane/controllers/csrcleaner"
 	"github.com/fairlead/fairlead/controlplane/controllers/csrsigning"
+	"github.com/fairlead/fairlead/controlplane/controllers/daemonset"
 	"github.com/fairlead/fairlead/controlplane/controllers/deployment"
 	"github.com/fairlead/fairlead/controlplane/controllers/endpointslice"
 	"github.com/fairlead/fairlead/controlplane/controllers/garbagecollector"
@@ -49,6 +52,9 @@ var Registry = []Registration{
 	{"csrapproving", csrapproving.New, []string{"certificates.k8s.io/v1/certificatesigningrequests", "authorization.k8s.io/v1/subjectaccessreviews"}},
 	{"csrsigning", csrsigning.New, []string{"certificates.k8s.io/v1/certificatesigningrequests"}},
 	{"csrcleaner", csrcleaner.New, []string{"certificates.k8s.io/v1/certificatesigningrequests"}},
+	{"clusterdns", clusterdns.New, []string{"v1/services", "v1/nodes", "discovery.k8s.io/v1/endpointslices"}},
+	{"service-lb", cloud.New, []string{"v1/services", "v1/nodes"}},
+	{"daemonset", daemonset.New, []string{"apps/v1/daemonsets", "apps/v1/controllerrevisions"}},
 	{"endpointslice", endpointslice.New, []string{"v1/services", "discovery.k8s.io/v1/endpointslices"}},
 }
 

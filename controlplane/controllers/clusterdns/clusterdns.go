@@ -32,9 +32,6 @@ import (
 )
 
 const (
-	// Name is the controller's name.
-	Name = "cluster-dns-controller"
-
 	namespace   = metav1.NamespaceSystem
 	serviceName = "kube-dns"
 	managedBy   = "clusterdns.fairlead.io"
@@ -59,7 +56,7 @@ type Controller struct {
 func New(c *controller.Context) controller.Controller {
 	nodes, services, endpointSlices := c.Informers.Core().V1().Nodes(), c.Informers.Core().V1().Services(), c.Informers.Discovery().V1().EndpointSlices()
 	d := &Controller{ctx: c, nodes: nodes.Lister(), services: services.Lister(), slices: endpointSlices.Lister()}
-	d.queue = c.Queue(Name, d.sync)
+	d.queue = c.Queue("clusterdns", d.sync)
 	controller.Watch(nodes.Informer(), func(old, obj any) {
 		before, _ := old.(*corev1.Node)
 		after, _ := obj.(*corev1.Node)

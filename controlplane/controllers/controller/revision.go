@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/client-go/kubernetes"
@@ -154,4 +155,85 @@ func StoreRevision(ctx context.Context, c kubernetes.Interface, owner metav1.Obj
 		}
 		*collisions++
 	}
+}
+
+// History is the revisions of one owner's template.
+type History struct {
+	Client    kubernetes.Interface
+	Owner     metav1.Object
+	Kind      schema.GroupVersionKind
+	Template  *corev1.PodTemplateSpec
+	Revisions []*appsv1.ControllerRevision // all that the owner controls, oldest first
+}
+
+// Current returns the revision of the present template. It creates it when there is none; one that exists but is not the newest (a rollback) becomes the newest.
+// collisions is raised for every name that was taken.
+func (h *History) Current(ctx context.Context, collisions *int32) (*appsv1.ControllerRevision, error) {
+	SortRevisions(h.Revisions)
+	next := int64(1)
+	if n := len(h.Revisions); n > 0 {
+		next = h.Revisions[n-1].Revision + 1
+	}
+	want, err := NewRevision(h.Owner, h.Kind, h.Template, next, collisions)
+	if err != nil {
+		return nil, err
+	}
+	for i := len(h.Revisions) - 1; i >= 0; i-- {
+		r := h.Revisions[i]
+		if !SameRevision(r, want) {
+			continue
+		}
+		if r.Revision == next-1 {
+			return r, nil
+		}
+		r = r.DeepCopy()
+		r.Revision = next
+		updated, err := h.Client.AppsV1().ControllerRevisions(r.Namespace).Update(ctx, r, metav1.UpdateOptions{})
+		if err == nil {
+			h.Revisions[i] = updated
+			SortRevisions(h.Revisions)
+		}
+		return updated, err
+	}
+	created, err := StoreRevision(ctx, h.Client, h.Owner, want, collisions)
+	if err == nil {
+		h.Revisions = append(h.Revisions, created)
+	}
+	return created, err
+}
+
+// Trim deletes the oldest revisions beyond limit that live does not hold.
+func (h *History) Trim(ctx context.Context, limit int, live map[string]bool) error {
+	var unused []*appsv1.ControllerRevision
+	for _, r := range h.Revisions {
+		if !live[r.Name] && !live[r.Labels[appsv1.ControllerRevisionHashLabelKey]] {
+			unused = append(unused, r)
+		}
+	}
+	for len(unused) > limit {
+		r := unused[0]
+		unused = unused[1:]
+		err := h.Client.AppsV1().ControllerRevisions(r.Namespace).Delete(ctx, r.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &r.UID}})
+		if err := IgnoreNotFound(err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ClaimRevisions returns the revisions that owner controls, after adoption and release.
+func ClaimRevisions(ctx context.Context, c kubernetes.Interface, owner metav1.Object, kind schema.GroupVersionKind, selector *metav1.LabelSelector,
+	candidates []*appsv1.ControllerRevision, fresh func(context.Context) (metav1.Object, error)) ([]*appsv1.ControllerRevision, error) {
+	s, err := metav1.LabelSelectorAsSelector(selector)
+	if err != nil {
+		return nil, err
+	}
+	claim := Claim[*appsv1.ControllerRevision]{
+		Owner: owner, Kind: kind, Selector: s, Fresh: fresh,
+		Patch: func(ctx context.Context, r *appsv1.ControllerRevision, patch []byte) error {
+			_, err := c.AppsV1().ControllerRevisions(r.Namespace).Patch(ctx, r.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+			return err
+		},
+	}
+	return claim.Run(ctx, candidates)
 }

@@ -138,15 +138,17 @@ func (l *loop) outOfService(name string) bool {
 	return slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService })
 }
 
-// remove deletes pod without grace. With a reason, the pod is first marked as failed by a disruption, so that its Job can count it rightly.
+// remove marks pod as failed, with a reason as failed by a disruption, so that its Job can count it rightly, and deletes it without grace.
 func (l *loop) remove(ctx context.Context, pod *corev1.Pod, reason, message string) error {
-	if reason != "" && !controller.Finished(pod) {
+	if !controller.Finished(pod) {
 		marked := pod.DeepCopy()
 		marked.Status.Phase = corev1.PodFailed
 		c := corev1.PodCondition{
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: reason, Message: message, LastTransitionTime: metav1.NewTime(l.c.Clock.Now()),
 		}
-		if had := controller.PodCondition(marked, corev1.DisruptionTarget); had != nil {
+		if had := controller.PodCondition(marked, corev1.DisruptionTarget); reason == "" {
+			// It never ran: nothing disrupted it.
+		} else if had != nil {
 			*had = c
 		} else {
 			marked.Status.Conditions = append(marked.Status.Conditions, c)
