@@ -12,6 +12,8 @@
 package tables
 
 import (
+	"fmt"
+
 	"github.com/cilium/statedb"
 )
 
@@ -22,11 +24,14 @@ type Tables struct {
 	EndpointSlices statedb.RWTable[*EndpointSlice]
 	Nodes          statedb.RWTable[*Node]
 	LocalPods      statedb.RWTable[*LocalPod]
+
+	fillers map[string]func(statedb.WriteTxn) // by "table/filler"
 }
 
-// New returns empty tables in a database of their own.
-func New() (*Tables, error) {
-	t := &Tables{DB: statedb.New()}
+// New returns empty tables in a database of their own. Services, EndpointSlices and Nodes count as initialized once every given filler has called Filled for each of them; with no
+// filler they do at once (tests).
+func New(fillers ...string) (*Tables, error) {
+	t := &Tables{DB: statedb.New(), fillers: map[string]func(statedb.WriteTxn){}}
 	var err error
 	if t.Services, err = statedb.NewTable(t.DB, "services", ServiceByName, ServiceByClusterIP); err != nil {
 		return nil, err
@@ -40,5 +45,23 @@ func New() (*Tables, error) {
 	if t.LocalPods, err = statedb.NewTable(t.DB, "localpods", LocalPodByID, LocalPodByIP); err != nil {
 		return nil, err
 	}
+	w := t.DB.WriteTxn(t.Services, t.EndpointSlices, t.Nodes)
+	defer w.Commit()
+	for _, f := range fillers {
+		t.fillers["services/"+f] = t.Services.RegisterInitializer(w, f)
+		t.fillers["endpointslices/"+f] = t.EndpointSlices.RegisterInitializer(w, f)
+		t.fillers["nodes/"+f] = t.Nodes.RegisterInitializer(w, f)
+	}
 	return t, nil
+}
+
+// Filled says that filler has put all there is into the table of the given name, in the transaction w, which must have locked it. Saying so again does nothing.
+// It returns an error for a filler that New was not told of: readers would not have waited for it.
+func (t *Tables) Filled(w statedb.WriteTxn, table, filler string) error {
+	done, ok := t.fillers[table+"/"+filler]
+	if !ok {
+		return fmt.Errorf("tables were made without the filler %q, so readers did not wait for it", filler)
+	}
+	done(w)
+	return nil
 }
