@@ -15,6 +15,7 @@ import (
 	apirest "k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -84,6 +85,8 @@ type Env struct {
 	Client    kubernetes.Interface
 	Dynamic   dynamic.Interface
 	Informers informers.SharedInformerFactory
+	// Services finds the address of a webhook's Service.
+	Services webhook.ServiceResolver
 	// Generic is the configuration in the making, for admission initializers; Authorization of it is filled when Admission is called.
 	Generic *genericapiserver.Config
 }

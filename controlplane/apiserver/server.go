@@ -205,8 +205,11 @@ func (a *assembly) connect() error {
 	}
 	a.env.Client, a.env.Dynamic = client, dyn
 	a.env.Informers = informers.NewSharedInformerFactory(client, 0)
-	a.services, err = newServiceResolver(a.env.Informers, a.generic.LoopbackClientConfig.Host)
-	return err
+	if a.services, err = newServiceResolver(a.env.Informers, a.generic.LoopbackClientConfig.Host); err != nil {
+		return err
+	}
+	a.env.Services = a.services
+	return nil
 }
 
 // guard asks for authentication, authorization and admission and installs them.

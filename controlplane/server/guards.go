@@ -67,7 +67,7 @@ func (g *guards) build(ctx context.Context, env apiserver.Env) (apiserver.Guards
 	out := apiserver.Guards{
 		Authenticator: who.Request, APIAudiences: who.Audiences, TokenAuthenticator: who.Tokens, RequestHeader: who.RequestHeader,
 		Authorizer: may.Authorizer, Rules: may.RuleResolver,
-		ServiceAccountToken: tokens.NewREST(tokens.RequestConfig{Issuer: issuer, Get: get, Audiences: who.Audiences}),
+		ServiceAccountToken: tokens.NewREST(tokens.RequestConfig{Issuer: issuer, Get: tokens.NewLiveGetter(env.Client), Audiences: who.Audiences}),
 		Admission:           g.admission(),
 		Handlers:            map[string]http.Handler{},
 		Bootstrap: map[string]func(context.Context) error{
