@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* The node's edges: its uplinks and its overlay device.
  *
- *   from_net     (uplink, tcx ingress):  replies to masqueraded flows -> [service translation] -> local pod | kernel
+ *   from_net     (uplink, tcx ingress):  after uplink.c's services: answers to masqueraded flows, to pods' service clients -> local pod | kernel
  *   to_net       (uplink, tcx egress):   a pod's packet that leaves the cluster -> masquerade
  *   from_overlay (VXLAN, tcx ingress):   check the tunnel's other end -> local pod | kernel
  *   to_overlay   (VXLAN, tcx egress):    choose the tunnel's other end
@@ -14,6 +14,16 @@ inline_fn int drop(struct __sk_buff *skb, enum drop_reason why)
 {
 	drop_count(why, skb->len);
 	return TCX_DROP;
+}
+
+/* deliver hands a packet from elsewhere to a pod of this node. An answer from a remote backend gets its service's address back first. */
+inline_fn int deliver(struct __sk_buff *skb, struct flow *f, const struct endpoint *ep)
+{
+	int r = lb_reverse(skb, f);
+
+	if (unlikely(r < 0))
+		return drop(skb, -r);
+	return endpoint_deliver(skb, f, ep);
 }
 
 /* outside says whether an address is reached under the node's address. */
@@ -44,8 +54,8 @@ int from_net(struct __sk_buff *skb)
 		return TCX_NEXT; /* the kernel refuses what is malformed and knows what is not IP */
 	up = bpf_map_lookup_elem(&uplinks, &ifindex);
 	if (up && (addr_eq(&f.daddr, &up->addr4) || addr_eq(&f.daddr, &up->addr6))) {
-		if (frag_ports_of(&f) == 0) {
-			if (unlikely(icmp_is_error(&f)))
+		if (frag_resolve(&f) == 0) {
+			if (unlikely(flow_is_icmp_error(&f)))
 				r = masq_error(skb, &f, MASQ_IN);
 			else
 				r = masq_in(skb, &f);
@@ -60,7 +70,7 @@ int from_net(struct __sk_buff *skb)
 		return TCX_NEXT;
 	if (unlikely(endpoint_lookup(&f.saddr)))
 		return drop(skb, drop_spoofed); /* this node's pods are not out there */
-	if (!r && frag_ports_of(&f) == 0 && outside(&f.saddr)) {
+	if (!r && frag_resolve(&f) == 0 && outside(&f.saddr)) {
 		struct masq_key k;
 		__u64 *seen, now = bpf_ktime_get_ns();
 
@@ -71,7 +81,7 @@ int from_net(struct __sk_buff *skb)
 		else
 			bpf_map_update_elem(&inbound, &k, &now, BPF_ANY);
 	}
-	return endpoint_deliver(skb, &f, dst);
+	return deliver(skb, &f, dst);
 }
 
 SEC("tcx/egress")
@@ -90,9 +100,9 @@ int to_net(struct __sk_buff *skb)
 	up = bpf_map_lookup_elem(&uplinks, &ifindex);
 	if (!up || addr_is_zero(f.family == AF_INET ? &up->addr4 : &up->addr6))
 		return TCX_NEXT;
-	if (frag_ports_of(&f))
+	if (frag_resolve(&f))
 		return drop(skb, drop_fragment);
-	if (unlikely(icmp_is_error(&f))) {
+	if (unlikely(flow_is_icmp_error(&f))) {
 		r = masq_error(skb, &f, MASQ_OUT);
 		return r < 0 ? drop(skb, -r) : TCX_NEXT;
 	}
@@ -128,7 +138,7 @@ int from_overlay(struct __sk_buff *skb)
 		return drop(skb, drop_tunnel);
 	dst = endpoint_lookup(&f.daddr);
 	if (dst)
-		return endpoint_deliver(skb, &f, dst);
+		return deliver(skb, &f, dst);
 	bpf_skb_change_type(skb, 0); /* PACKET_HOST: the sender knows no MAC of ours */
 	return TCX_NEXT;
 }

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* The host side of a pod's veth pair.
  *
- *   from_pod (tcx ingress): source check -> limit -> [egress policy] -> [service translation] -> local pod | next hop | kernel
- *   to_pod   (tcx egress):  what the kernel delivers: limit -> [ingress policy] -> [reverse translation]
+ *   from_pod (tcx ingress): source check -> limit -> services (an answer gets its service's address, a request its backend) -> egress policy's place
+ *                           -> local pod | next hop | kernel
+ *   to_pod   (tcx egress):  what the kernel delivers: ingress policy's place -> limit -> services (answers)
  */
 #include "lib/endpoint.h"
 #include "lib/forward.h"
+#include "lib/lb.h"
 
 #define LINK_LOCAL_4 bpf_htonl(0xa9fe0000) /* 169.254.0.0/16 */
 
@@ -25,6 +27,7 @@ int from_pod(struct __sk_buff *skb)
 {
 	struct endpoint *self, *dst;
 	struct flow f = {};
+	int r;
 
 	switch (parse_skb(skb, &f)) {
 	case parse_ok:
@@ -46,7 +49,18 @@ int from_pod(struct __sk_buff *skb)
 		drop_count(drop_bandwidth, skb->len);
 		return TCX_DROP;
 	}
-	/* Egress policy and per-packet service translation stand here. */
+	r = lb_none;
+	if (local_filter_has(&f.saddr))
+		r = lb_reverse(skb, &f);
+	if (r == lb_none)
+		r = lb_forward(skb, &f, LB_FROM_POD);
+	if (unlikely(r < 0)) {
+		drop_count(-r, skb->len);
+		return TCX_DROP;
+	}
+	if (unlikely(r == lb_reply))
+		return bpf_redirect(skb->ifindex, 0);
+	/* Egress policy stands here: it judges backends, not services. */
 	if (unlikely(self->flags & EP_CHAINED))
 		return TCX_NEXT;
 	dst = endpoint_lookup(&f.daddr);
@@ -60,6 +74,7 @@ int to_pod(struct __sk_buff *skb)
 {
 	struct endpoint *dst;
 	struct flow f = {};
+	int r;
 
 	switch (parse_skb(skb, &f)) {
 	case parse_ok:
@@ -73,9 +88,14 @@ int to_pod(struct __sk_buff *skb)
 	dst = endpoint_lookup(&f.daddr);
 	if (!dst)
 		return TCX_NEXT; /* multicast, neighbour discovery */
-	/* Ingress policy and reverse translation stand here. */
+	/* Ingress policy stands here, on addresses as they came. */
 	if (unlikely(dst->flags & EP_LIMIT_IN) && !bandwidth_admit(skb, skb->ifindex, BANDWIDTH_IN)) {
 		drop_count(drop_bandwidth, skb->len);
+		return TCX_DROP;
+	}
+	r = lb_reverse(skb, &f);
+	if (unlikely(r < 0)) {
+		drop_count(-r, skb->len);
 		return TCX_DROP;
 	}
 	return TCX_NEXT;

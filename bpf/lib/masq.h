@@ -4,11 +4,10 @@
  * A flow has two entries in one LRU map: out (pod, remote) -> (node address, port) and in (node address, port, remote) -> pod. Ports are chosen per remote
  * address, port and protocol, so two flows share a port unless they go to the same place. Each packet outwards touches both entries, so they age together; a lost half is
  * made again. ICMP echo uses its identifier as the port; SCTP keeps its port (its checksum covers it); other protocols have no port and one flow per remote.
- * ICMP errors are translated by the packet they quote. Later fragments take their ports from the first one's entry in masq_frags. */
+ * ICMP errors are translated by the packet they quote. Later fragments take their ports from the first one (frag_resolve). */
 #pragma once
 
-#include "skb.h"
-#include "drop.h"
+#include "lb.h"
 #include "node.h"
 
 /* The node's addresses on an uplink: what its pods are masqueraded as. A zero address switches the family off. */
@@ -65,57 +64,6 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } inbound SEC(".maps");
 
-struct masq_frag_key {
-	struct addr saddr;
-	struct addr daddr;
-	__u32 id;
-	__u8 proto;
-	__u8 pad[3];
-};
-_Static_assert(sizeof(struct masq_frag_key) == 40, "masq_frag_key is 40 bytes");
-
-struct masq_frag_ports {
-	__be16 sport;
-	__be16 dport;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__type(key, struct masq_frag_key);
-	__type(value, struct masq_frag_ports);
-	__uint(max_entries, 4096);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} masq_frags SEC(".maps");
-
-/* frag_ports_of gives every fragment of a datagram the ports of the first. Returns 0, or -1 for a later fragment whose first was not seen. */
-inline_fn int frag_ports_of(struct flow *f)
-{
-	struct masq_frag_key k = { .saddr = f->saddr, .daddr = f->daddr, .id = f->frag_id, .proto = f->proto };
-	struct masq_frag_ports p = { .sport = f->sport, .dport = f->dport }, *known;
-
-	if (likely(!f->frag))
-		return 0;
-	if (f->frag == FLOW_FRAG_FIRST) {
-		bpf_map_update_elem(&masq_frags, &k, &p, BPF_ANY);
-		return 0;
-	}
-	known = bpf_map_lookup_elem(&masq_frags, &k);
-	if (!known)
-		return -1;
-	f->sport = known->sport;
-	f->dport = known->dport;
-	return 0;
-}
-
-inline_fn int icmp_is_error(const struct flow *f)
-{
-	if (f->frag == FLOW_FRAG_LATER)
-		return 0;
-	if (f->proto == IPPROTO_ICMP)
-		return f->icmp_type == 3 || f->icmp_type == 4 || f->icmp_type == 11 || f->icmp_type == 12;
-	return f->proto == IPPROTO_ICMPV6 && f->icmp_type >= 1 && f->icmp_type <= 4;
-}
-
 /* l4_check_off returns the offset of the transport checksum that covers the addresses or the ports, or 0 if there is none to mend. */
 inline_fn __u32 l4_check_off(const struct flow *f)
 {
@@ -151,7 +99,7 @@ inline_fn int masq_set_addr(struct __sk_buff *skb, const struct flow *f, const s
 	if (check) {
 		__s64 diff = bpf_csum_diff((__be32 *)from->w, 16, (__be32 *)to->w, 16, 0);
 
-		if (bpf_l4_csum_replace(skb, check, 0, diff, flags | cfg_csum_ipv6))
+		if (bpf_l4_csum_replace(skb, check, 0, diff, flags | cfg_l4_csum_ipv6))
 			return -1;
 	}
 	return bpf_skb_store_bytes(skb, f->l3_off + (dst ? offsetof(struct ipv6hdr, daddr) : offsetof(struct ipv6hdr, saddr)), to->w, 16, 0);

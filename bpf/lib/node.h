@@ -8,4 +8,3 @@ volatile const __u32 cfg_vxlan_ifindex; /* the node's VXLAN device; 0: the node 
 volatile const __u32 cfg_vni = 1; /* VXLAN network identifier */
 volatile const __u16 cfg_masq_port_min = 61000; /* source ports for masquerading, host order, both included; */
 volatile const __u16 cfg_masq_port_max = 65535; /* above the range the kernel's own sockets choose from */
-volatile const __u64 cfg_csum_ipv6; /* BPF_F_IPV6 where the kernel has it (6.16), else 0 */

@@ -32,7 +32,7 @@ func (s *Server) add(ctx context.Context, key string, req *wire.Request, netns *
 	pod := &tables.LocalPod{
 		ID: key, Network: req.Network, ContainerID: req.ContainerID, IfName: req.IfName,
 		Namespace: req.Args["K8S_POD_NAMESPACE"], Name: req.Args["K8S_POD_NAME"], UID: req.Args["K8S_POD_UID"],
-		HostIf: hostIfName(key), Created: time.Now().UTC(),
+		Created: time.Now().UTC(),
 	}
 	if b := req.Bandwidth; b != nil {
 		pod.Bandwidth = tables.Bandwidth{InRate: b.IngressRate / 8, InBurst: b.IngressBurst / 8, OutRate: b.EgressRate / 8, OutBurst: b.EgressBurst / 8}
@@ -93,13 +93,23 @@ func (s *Server) create(pod *tables.LocalPod, req *wire.Request, netns *os.File)
 	if pod.MAC, err = macFor(req.MAC); err != nil {
 		return nil, err
 	}
-	if pod.HostMAC, err = macFor(""); err != nil {
-		return nil, err
-	}
 	mtu := s.cfg.MTU()
-	if pod.IfIndex, err = makeVeth(pod, netns, mtu); err != nil {
+	p, err := s.spare.take()
+	if err != nil {
 		return nil, err
 	}
+	// On disk before it is the container's: an agent that finds the file without an ifindex removes the pair.
+	pod.HostIf, pod.HostMAC = p.hostIf, p.hostMAC
+	if err := s.save(pod); err != nil {
+		return nil, errors.Join(err, s.rec.removePair(p.hostIf))
+	}
+	if err := p.give(netns, pod.IfName, pod.MAC, mtu); err != nil {
+		return nil, err
+	}
+	if err := configurePod(pod, netns); err != nil {
+		return nil, err
+	}
+	pod.IfIndex = p.ifindex
 	if err := s.save(pod); err != nil {
 		return nil, err
 	}
@@ -179,7 +189,7 @@ func (s *Server) del(ctx context.Context, key string) error {
 // delLocked removes the pod: first its row, and with it everything in the kernel; then its addresses; last its file. Removing an absent pod returns nil.
 func (s *Server) delLocked(ctx context.Context, key string) error {
 	txn := s.cfg.Tables.DB.WriteTxn(s.cfg.Tables.LocalPods)
-	old, had, err := s.cfg.Tables.LocalPods.Delete(txn, &tables.LocalPod{ID: key})
+	_, had, err := s.cfg.Tables.LocalPods.Delete(txn, &tables.LocalPod{ID: key})
 	if err != nil {
 		txn.Abort()
 		return err
@@ -190,14 +200,9 @@ func (s *Server) delLocked(ctx context.Context, key string) error {
 		if err := s.rec.wait(ctx, key, rev); err != nil {
 			return err
 		}
-	} else if !s.saved(key) {
-		// Nothing was made without a file; addresses cannot be there either, save after a damaged disk, which the release covers.
-		_, err := s.cfg.Pool.Release(key)
-		return err
-	}
-	if old == nil || !old.Chained {
-		// An ADD that did not get as far as its row may have made the pair.
-		if err := removeLink(hostIfName(key)); err != nil {
+	} else if pod := s.load(key); pod != nil && pod.HostIf != "" && !pod.Chained {
+		// An ADD that did not get as far as its row.
+		if err := s.rec.removePair(pod.HostIf); err != nil {
 			return err
 		}
 	}

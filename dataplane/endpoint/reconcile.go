@@ -202,11 +202,7 @@ func (r *reconciler) update(pod *tables.LocalPod) error {
 			return fmt.Errorf("add %s to the endpoint map: %w", a, err)
 		}
 	}
-	in, out := linkNames(pod.HostIf)
-	if err := r.cfg.Loader.AttachTCX(r.coll.Programs["from_pod"], pod.IfIndex, ebpf.AttachTCXIngress, in); err != nil {
-		return err
-	}
-	if err := r.cfg.Loader.AttachTCX(r.coll.Programs["to_pod"], pod.IfIndex, ebpf.AttachTCXEgress, out); err != nil {
+	if err := r.attach(pod.HostIf, pod.IfIndex); err != nil {
 		return err
 	}
 	if pod.Chained {
@@ -224,15 +220,37 @@ func (r *reconciler) update(pod *tables.LocalPod) error {
 	return nil
 }
 
+// attach puts the programs on a host side, or replaces those that are there.
+func (r *reconciler) attach(hostIf string, ifindex int) error {
+	in, out := linkNames(hostIf)
+	if err := r.cfg.Loader.AttachTCX(r.coll.Programs["from_pod"], ifindex, ebpf.AttachTCXIngress, in); err != nil {
+		return err
+	}
+	return r.cfg.Loader.AttachTCX(r.coll.Programs["to_pod"], ifindex, ebpf.AttachTCXEgress, out)
+}
+
+// removePair deletes a host side, and with it its pod's interface, and the pins of its programs. The device goes first: a link without a device is given up without
+// waiting for an RCU grace period.
+func (r *reconciler) removePair(hostIf string) error {
+	err := removeLink(hostIf)
+	return errors.Join(err, r.detach(hostIf))
+}
+
+func (r *reconciler) detach(hostIf string) error {
+	in, out := linkNames(hostIf)
+	return errors.Join(r.cfg.Loader.Detach(in), r.cfg.Loader.Detach(out))
+}
+
 // RouteProtocol marks the kernel routes to the node's own pods (rtm_protocol).
 const RouteProtocol = 179
 
 // delete takes pod out of the kernel. Its interface goes too, unless another plugin owns it. Deleting what is not there is no error.
 func (r *reconciler) delete(pod *tables.LocalPod) error {
 	var errs []error
-	in, out := linkNames(pod.HostIf)
-	for _, name := range []string{in, out} {
-		errs = append(errs, r.cfg.Loader.Detach(name))
+	if pod.Chained {
+		errs = append(errs, r.detach(pod.HostIf))
+	} else {
+		errs = append(errs, r.removePair(pod.HostIf))
 	}
 	for _, a := range pod.IPs {
 		key := loader.NetAddr{B: a.As16()}
@@ -244,9 +262,6 @@ func (r *reconciler) delete(pod *tables.LocalPod) error {
 	}
 	for dir := range uint32(2) {
 		errs = append(errs, ignoreAbsent(r.coll.Maps["bandwidths"].Delete(&loader.NetBandwidthKey{Ifindex: uint32(pod.IfIndex), Direction: dir})))
-	}
-	if !pod.Chained {
-		errs = append(errs, removeLink(pod.HostIf))
 	}
 	return errors.Join(errs...)
 }
@@ -284,8 +299,8 @@ func (r *reconciler) verify(pod *tables.LocalPod) error {
 	return nil
 }
 
-// prune removes links, map entries and host interfaces that no row in pods stands for. The caller makes sure that no row comes or goes meanwhile.
-func (r *reconciler) prune(pods []*tables.LocalPod) error {
+// prune removes links, map entries and host interfaces that neither a row in pods nor a spare stands for. The caller makes sure that no row comes or goes meanwhile.
+func (r *reconciler) prune(pods []*tables.LocalPod, spares func() map[string]bool) error {
 	var errs []error
 	hostIfs, ips, ifindexes := map[string]bool{}, map[netip.Addr]bool{}, map[uint32]bool{}
 	for _, p := range pods {
@@ -297,9 +312,14 @@ func (r *reconciler) prune(pods []*tables.LocalPod) error {
 	}
 	names, err := r.cfg.Loader.LinkNames()
 	errs = append(errs, err)
+	links, err := netlink.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		errs = append(errs, err)
+	}
+	spare := spares() // after the lists: a spare is named before it exists
 	for _, n := range names {
 		rest, ok := strings.CutPrefix(n, "pod-")
-		if ok && !hostIfs[strings.TrimSuffix(strings.TrimSuffix(rest, "-in"), "-out")] {
+		if ok && !hostIfs[strings.TrimSuffix(strings.TrimSuffix(rest, "-in"), "-out")] && !spare[strings.TrimSuffix(strings.TrimSuffix(rest, "-in"), "-out")] {
 			errs = append(errs, r.cfg.Loader.Detach(n))
 			leaks.WithLabelValues("link").Inc()
 		}
@@ -328,12 +348,8 @@ func (r *reconciler) prune(pods []*tables.LocalPod) error {
 		errs = append(errs, ignoreAbsent(r.coll.Maps["bandwidths"].Delete(&k)))
 		leaks.WithLabelValues("bandwidth").Inc()
 	}
-	links, err := netlink.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		errs = append(errs, err)
-	}
 	for _, l := range links {
-		if name := l.Attrs().Name; isOurs(l) && !hostIfs[name] {
+		if name := l.Attrs().Name; isOurs(l) && !hostIfs[name] && !spare[name] {
 			errs = append(errs, removeLink(name))
 			leaks.WithLabelValues("interface").Inc()
 		}
@@ -341,7 +357,7 @@ func (r *reconciler) prune(pods []*tables.LocalPod) error {
 	return errors.Join(errs...)
 }
 
-// isOurs says whether l is a host side that this package made: a veth named as hostIfName does.
+// isOurs says whether l is a host side that this package made: a veth with our kind of name.
 func isOurs(l netlink.Link) bool {
 	hex, ok := strings.CutPrefix(l.Attrs().Name, hostIfPrefix)
 	return ok && l.Type() == "veth" && len(hex) == 12 && strings.Trim(hex, "0123456789abcdef") == ""

@@ -4,7 +4,6 @@ package endpoint
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -46,9 +45,10 @@ type Config struct {
 
 // Server answers the CNI plugin. It implements wire.Handler.
 type Server struct {
-	cfg  Config
-	rec  *reconciler
-	self nsID // the node's own network namespace
+	cfg   Config
+	rec   *reconciler
+	spare *spares
+	self  nsID // the node's own network namespace
 
 	mu     sync.Mutex
 	busy   map[string]*attachment // attachments with a request in flight
@@ -75,6 +75,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer s.rec.close()
+	s.spare = newSpares(s.rec, cfg.MTU)
 	if err := s.restore(ctx); err != nil {
 		return fmt.Errorf("restore endpoints: %w", err)
 	}
@@ -83,6 +84,7 @@ func Run(ctx context.Context, cfg Config) error {
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() { s.rec.run(ctx) })
+	wg.Go(func() { s.spare.run(ctx) })
 
 	// The queue's lock is held until the socket answers and the queue is empty: see package queue.
 	q := queue.Dir(cfg.QueueDir)
@@ -104,12 +106,6 @@ func Run(ctx context.Context, cfg Config) error {
 }
 
 func id(container, ifName string) string { return container + "/" + ifName }
-
-// hostIfName is the host side's name: the same for the same attachment, so that a second ADD finds what a first one left behind.
-func hostIfName(id string) string {
-	sum := sha256.Sum256([]byte(id))
-	return fmt.Sprintf("%s%x", hostIfPrefix, sum[:6])
-}
 
 // lock serialises work on one attachment; the returned function unlocks.
 func (s *Server) lock(id string) func() {

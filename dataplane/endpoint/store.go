@@ -4,12 +4,12 @@ package endpoint
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"k8s.io/klog/v2"
@@ -20,7 +20,8 @@ import (
 func (s *Server) dir() string { return filepath.Join(s.cfg.DataDir, "endpoints") }
 
 func (s *Server) file(id string) string {
-	return filepath.Join(s.dir(), strings.TrimPrefix(hostIfName(id), hostIfPrefix)+".json")
+	sum := sha256.Sum256([]byte(id))
+	return filepath.Join(s.dir(), fmt.Sprintf("%x.json", sum[:16]))
 }
 
 // save writes pod's file whole or not at all. It is in the page cache when save returns, which is all that surviving the agent's death takes; a power failure ends the containers too.
@@ -40,9 +41,14 @@ func (s *Server) save(pod *tables.LocalPod) error {
 	return nil
 }
 
-func (s *Server) saved(id string) bool {
-	_, err := os.Stat(s.file(id))
-	return !errors.Is(err, os.ErrNotExist)
+// load reads a pod's file; nil if there is none.
+func (s *Server) load(id string) *tables.LocalPod {
+	pod := new(tables.LocalPod)
+	body, err := os.ReadFile(s.file(id))
+	if err != nil || json.Unmarshal(body, pod) != nil || pod.ID != id {
+		return nil
+	}
+	return pod
 }
 
 func (s *Server) forget(id string) error {
@@ -80,10 +86,12 @@ func (s *Server) restore(ctx context.Context) error {
 			continue
 		}
 		log.Info("Removing a pod interface that was not finished or has ended", "file", e.Name(), "id", pod.ID)
-		if pod.ID != "" && !pod.Chained {
-			if err := removeLink(hostIfName(pod.ID)); err != nil {
+		if pod.HostIf != "" && !pod.Chained {
+			if err := s.rec.removePair(pod.HostIf); err != nil {
 				return err
 			}
+		}
+		if pod.ID != "" {
 			if _, err := s.cfg.Pool.Release(pod.ID); err != nil {
 				return err
 			}

@@ -12,16 +12,12 @@ import (
 	"runtime"
 	"slices"
 
-	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead/fairlead/dataplane/tables"
 )
-
-// hostIfPrefix begins the name of every host side that this package makes; twelve hexadecimal digits follow.
-const hostIfPrefix = "fl"
 
 // The pods' gateways: link-local addresses that nobody has. Pods reach them by a permanent neighbour entry with the host side's MAC.
 var (
@@ -46,46 +42,6 @@ func defaultNet(a netip.Addr) net.IPNet {
 		zero = netip.IPv4Unspecified()
 	}
 	return net.IPNet{IP: zero.AsSlice(), Mask: net.CIDRMask(0, a.BitLen())}
-}
-
-// makeVeth makes the pair with its inner end in ns, configures the inner end and returns the outer end's ifindex. On error the pair is gone.
-func makeVeth(pod *tables.LocalPod, ns *os.File, mtu int) (ifindex int, err error) {
-	veth := &netlink.Veth{
-		LinkAttrs:        netlink.LinkAttrs{Name: pod.HostIf, MTU: mtu, HardwareAddr: pod.HostMAC[:], Flags: net.FlagUp},
-		PeerName:         pod.IfName,
-		PeerHardwareAddr: pod.MAC[:],
-		PeerNamespace:    netlink.NsFd(ns.Fd()),
-	}
-	if mtu > 0 {
-		veth.PeerMTU = uint32(mtu)
-	}
-	if err := netlink.LinkAdd(veth); err != nil {
-		if errors.Is(err, unix.EEXIST) {
-			return 0, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("the container already has an interface %s", pod.IfName), err.Error())
-		}
-		return 0, fmt.Errorf("make veth pair %s: %w", pod.HostIf, err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, removeLink(pod.HostIf))
-		}
-	}()
-	host, err := netlink.LinkByName(pod.HostIf)
-	if err != nil {
-		return 0, fmt.Errorf("find %s: %w", pod.HostIf, err)
-	}
-	if err := configureHost(pod.HostIf); err != nil {
-		return 0, err
-	}
-	if err := netlink.LinkSetUp(host); err != nil {
-		return 0, fmt.Errorf("set %s up: %w", pod.HostIf, err)
-	}
-	h, err := netlink.NewHandleAt(netns.NsHandle(ns.Fd()), unix.NETLINK_ROUTE)
-	if err != nil {
-		return 0, fmt.Errorf("enter the container's network namespace: %w", err)
-	}
-	defer h.Close()
-	return host.Attrs().Index, configurePod(h, pod, ns)
 }
 
 // configureHost sets the outer end's per-device settings: it forwards, and it has no address that it would have to announce.
@@ -113,7 +69,12 @@ func writeSysctl(key, value string) error {
 }
 
 // configurePod gives the inner end its addresses, gateways and routes.
-func configurePod(h *netlink.Handle, pod *tables.LocalPod, ns *os.File) error {
+func configurePod(pod *tables.LocalPod, ns *os.File) error {
+	h, err := netlink.NewHandleAt(netns.NsHandle(ns.Fd()), unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("enter the container's network namespace: %w", err)
+	}
+	defer h.Close()
 	inner, err := h.LinkByName(pod.IfName)
 	if err != nil {
 		return fmt.Errorf("find %s in the container: %w", pod.IfName, err)

@@ -22,6 +22,7 @@ type NodeFacts struct {
 func NodeConstants(f NodeFacts) map[string]any {
 	c := map[string]any{
 		"cfg_have_set_retval":   flag(HaveSetRetval()),
+		"cfg_l4_csum_ipv6":      csumIPv6Flag(),
 		"cfg_have_coarse_clock": flag(features.HaveProgramHelper(ebpf.SchedCLS, asm.FnKtimeGetCoarseNs) == nil),
 	}
 	for _, a := range f.NodeIPs {

@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
+	"golang.org/x/sys/unix"
 )
 
 // MinKernel is the oldest kernel the datapath is made for.
@@ -59,6 +60,24 @@ func Probe() error {
 // HaveSetRetval reports whether cgroup hooks can choose the errno of a refused call (Linux 5.18); without it a refusal is EPERM.
 func HaveSetRetval() bool {
 	return features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil
+}
+
+// csumIPv6Flag returns BPF_F_IPV6 where bpf_l4_csum_replace has it (Linux 6.16), else 0. The helper rejects unknown flags only when it runs, so the
+// kernel's release is what there is to go by.
+func csumIPv6Flag() uint64 {
+	const flagIPv6 = 1 << 7
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return 0
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil {
+		return 0
+	}
+	if major > 6 || major == 6 && minor >= 16 {
+		return flagIPv6
+	}
+	return 0
 }
 
 // describe turns a verifier error into its last lines, which are the ones that say why.

@@ -88,23 +88,55 @@ type NetUplink struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	NetMapBandwidths      = "bandwidths"
-	NetMapDrops           = "drops"
-	NetMapEndpoints       = "endpoints"
-	NetMapInbound         = "inbound"
-	NetMapIpcache         = "ipcache"
-	NetMapMasqFrags       = "masq_frags"
-	NetMapMasquerade      = "masquerade"
-	NetMapUplinks         = "uplinks"
-	NetProgFromNet        = "from_net"
-	NetProgFromOverlay    = "from_overlay"
-	NetProgToNet          = "to_net"
-	NetProgToOverlay      = "to_overlay"
-	NetVarCfgCsumIpv6     = "cfg_csum_ipv6"
-	NetVarCfgMasqPortMax  = "cfg_masq_port_max"
-	NetVarCfgMasqPortMin  = "cfg_masq_port_min"
-	NetVarCfgVni          = "cfg_vni"
-	NetVarCfgVxlanIfindex = "cfg_vxlan_ifindex"
+	NetMapAffinities          = "affinities"
+	NetMapBackendLoads        = "backend_loads"
+	NetMapBackends            = "backends"
+	NetMapBandwidths          = "bandwidths"
+	NetMapCtAny               = "ct_any"
+	NetMapCtTcp               = "ct_tcp"
+	NetMapDrops               = "drops"
+	NetMapEndpoints           = "endpoints"
+	NetMapFrags               = "frags"
+	NetMapIcmpBudgets         = "icmp_budgets"
+	NetMapInbound             = "inbound"
+	NetMapIpcache             = "ipcache"
+	NetMapLbCounters          = "lb_counters"
+	NetMapLbScratches         = "lb_scratches"
+	NetMapLocalFilter         = "local_filter"
+	NetMapMasquerade          = "masquerade"
+	NetMapServices            = "services"
+	NetMapSlots               = "slots"
+	NetMapSockPeers           = "sock_peers"
+	NetMapSockRevs            = "sock_revs"
+	NetMapSockSkip            = "sock_skip"
+	NetMapSourceRanges        = "source_ranges"
+	NetMapUplinks             = "uplinks"
+	NetMapVipFilter           = "vip_filter"
+	NetProgFromNet            = "from_net"
+	NetProgFromOverlay        = "from_overlay"
+	NetProgToNet              = "to_net"
+	NetProgToOverlay          = "to_overlay"
+	NetVarCfgCtTcpClosing     = "cfg_ct_tcp_closing"
+	NetVarCfgCtTcpEstablished = "cfg_ct_tcp_established"
+	NetVarCfgCtTcpSyn         = "cfg_ct_tcp_syn"
+	NetVarCfgCtUdp            = "cfg_ct_udp"
+	NetVarCfgCtUdpStream      = "cfg_ct_udp_stream"
+	NetVarCfgHashSeed         = "cfg_hash_seed"
+	NetVarCfgHaveCoarseClock  = "cfg_have_coarse_clock"
+	NetVarCfgHaveSetRetval    = "cfg_have_set_retval"
+	NetVarCfgL4CsumIpv6       = "cfg_l4_csum_ipv6"
+	NetVarCfgMasqPortMax      = "cfg_masq_port_max"
+	NetVarCfgMasqPortMin      = "cfg_masq_port_min"
+	NetVarCfgNodeIp4          = "cfg_node_ip4"
+	NetVarCfgNodeIp6          = "cfg_node_ip6"
+	NetVarCfgPodMask4         = "cfg_pod_mask4"
+	NetVarCfgPodMask6         = "cfg_pod_mask6"
+	NetVarCfgPodNet4          = "cfg_pod_net4"
+	NetVarCfgPodNet6          = "cfg_pod_net6"
+	NetVarCfgSnatPortMax      = "cfg_snat_port_max"
+	NetVarCfgSnatPortMin      = "cfg_snat_port_min"
+	NetVarCfgVni              = "cfg_vni"
+	NetVarCfgVxlanIfindex     = "cfg_vxlan_ifindex"
 )
 
 // LoadNet returns the embedded CollectionSpec for Net.
@@ -159,25 +191,57 @@ type NetProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type NetMapSpecs struct {
-	Bandwidths *ebpf.MapSpec `ebpf:"bandwidths"`
-	Drops      *ebpf.MapSpec `ebpf:"drops"`
-	Endpoints  *ebpf.MapSpec `ebpf:"endpoints"`
-	Inbound    *ebpf.MapSpec `ebpf:"inbound"`
-	Ipcache    *ebpf.MapSpec `ebpf:"ipcache"`
-	MasqFrags  *ebpf.MapSpec `ebpf:"masq_frags"`
-	Masquerade *ebpf.MapSpec `ebpf:"masquerade"`
-	Uplinks    *ebpf.MapSpec `ebpf:"uplinks"`
+	Affinities   *ebpf.MapSpec `ebpf:"affinities"`
+	BackendLoads *ebpf.MapSpec `ebpf:"backend_loads"`
+	Backends     *ebpf.MapSpec `ebpf:"backends"`
+	Bandwidths   *ebpf.MapSpec `ebpf:"bandwidths"`
+	CtAny        *ebpf.MapSpec `ebpf:"ct_any"`
+	CtTcp        *ebpf.MapSpec `ebpf:"ct_tcp"`
+	Drops        *ebpf.MapSpec `ebpf:"drops"`
+	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
+	Frags        *ebpf.MapSpec `ebpf:"frags"`
+	IcmpBudgets  *ebpf.MapSpec `ebpf:"icmp_budgets"`
+	Inbound      *ebpf.MapSpec `ebpf:"inbound"`
+	Ipcache      *ebpf.MapSpec `ebpf:"ipcache"`
+	LbCounters   *ebpf.MapSpec `ebpf:"lb_counters"`
+	LbScratches  *ebpf.MapSpec `ebpf:"lb_scratches"`
+	LocalFilter  *ebpf.MapSpec `ebpf:"local_filter"`
+	Masquerade   *ebpf.MapSpec `ebpf:"masquerade"`
+	Services     *ebpf.MapSpec `ebpf:"services"`
+	Slots        *ebpf.MapSpec `ebpf:"slots"`
+	SockPeers    *ebpf.MapSpec `ebpf:"sock_peers"`
+	SockRevs     *ebpf.MapSpec `ebpf:"sock_revs"`
+	SockSkip     *ebpf.MapSpec `ebpf:"sock_skip"`
+	SourceRanges *ebpf.MapSpec `ebpf:"source_ranges"`
+	Uplinks      *ebpf.MapSpec `ebpf:"uplinks"`
+	VipFilter    *ebpf.MapSpec `ebpf:"vip_filter"`
 }
 
 // NetVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type NetVariableSpecs struct {
-	CfgCsumIpv6     *ebpf.VariableSpec `ebpf:"cfg_csum_ipv6"`
-	CfgMasqPortMax  *ebpf.VariableSpec `ebpf:"cfg_masq_port_max"`
-	CfgMasqPortMin  *ebpf.VariableSpec `ebpf:"cfg_masq_port_min"`
-	CfgVni          *ebpf.VariableSpec `ebpf:"cfg_vni"`
-	CfgVxlanIfindex *ebpf.VariableSpec `ebpf:"cfg_vxlan_ifindex"`
+	CfgCtTcpClosing     *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_closing"`
+	CfgCtTcpEstablished *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_established"`
+	CfgCtTcpSyn         *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_syn"`
+	CfgCtUdp            *ebpf.VariableSpec `ebpf:"cfg_ct_udp"`
+	CfgCtUdpStream      *ebpf.VariableSpec `ebpf:"cfg_ct_udp_stream"`
+	CfgHashSeed         *ebpf.VariableSpec `ebpf:"cfg_hash_seed"`
+	CfgHaveCoarseClock  *ebpf.VariableSpec `ebpf:"cfg_have_coarse_clock"`
+	CfgHaveSetRetval    *ebpf.VariableSpec `ebpf:"cfg_have_set_retval"`
+	CfgL4CsumIpv6       *ebpf.VariableSpec `ebpf:"cfg_l4_csum_ipv6"`
+	CfgMasqPortMax      *ebpf.VariableSpec `ebpf:"cfg_masq_port_max"`
+	CfgMasqPortMin      *ebpf.VariableSpec `ebpf:"cfg_masq_port_min"`
+	CfgNodeIp4          *ebpf.VariableSpec `ebpf:"cfg_node_ip4"`
+	CfgNodeIp6          *ebpf.VariableSpec `ebpf:"cfg_node_ip6"`
+	CfgPodMask4         *ebpf.VariableSpec `ebpf:"cfg_pod_mask4"`
+	CfgPodMask6         *ebpf.VariableSpec `ebpf:"cfg_pod_mask6"`
+	CfgPodNet4          *ebpf.VariableSpec `ebpf:"cfg_pod_net4"`
+	CfgPodNet6          *ebpf.VariableSpec `ebpf:"cfg_pod_net6"`
+	CfgSnatPortMax      *ebpf.VariableSpec `ebpf:"cfg_snat_port_max"`
+	CfgSnatPortMin      *ebpf.VariableSpec `ebpf:"cfg_snat_port_min"`
+	CfgVni              *ebpf.VariableSpec `ebpf:"cfg_vni"`
+	CfgVxlanIfindex     *ebpf.VariableSpec `ebpf:"cfg_vxlan_ifindex"`
 }
 
 // NetObjects contains all objects after they have been loaded into the kernel.
@@ -200,26 +264,58 @@ func (o *NetObjects) Close() error {
 //
 // It can be passed to LoadNetObjects or ebpf.CollectionSpec.LoadAndAssign.
 type NetMaps struct {
-	Bandwidths *ebpf.Map `ebpf:"bandwidths"`
-	Drops      *ebpf.Map `ebpf:"drops"`
-	Endpoints  *ebpf.Map `ebpf:"endpoints"`
-	Inbound    *ebpf.Map `ebpf:"inbound"`
-	Ipcache    *ebpf.Map `ebpf:"ipcache"`
-	MasqFrags  *ebpf.Map `ebpf:"masq_frags"`
-	Masquerade *ebpf.Map `ebpf:"masquerade"`
-	Uplinks    *ebpf.Map `ebpf:"uplinks"`
+	Affinities   *ebpf.Map `ebpf:"affinities"`
+	BackendLoads *ebpf.Map `ebpf:"backend_loads"`
+	Backends     *ebpf.Map `ebpf:"backends"`
+	Bandwidths   *ebpf.Map `ebpf:"bandwidths"`
+	CtAny        *ebpf.Map `ebpf:"ct_any"`
+	CtTcp        *ebpf.Map `ebpf:"ct_tcp"`
+	Drops        *ebpf.Map `ebpf:"drops"`
+	Endpoints    *ebpf.Map `ebpf:"endpoints"`
+	Frags        *ebpf.Map `ebpf:"frags"`
+	IcmpBudgets  *ebpf.Map `ebpf:"icmp_budgets"`
+	Inbound      *ebpf.Map `ebpf:"inbound"`
+	Ipcache      *ebpf.Map `ebpf:"ipcache"`
+	LbCounters   *ebpf.Map `ebpf:"lb_counters"`
+	LbScratches  *ebpf.Map `ebpf:"lb_scratches"`
+	LocalFilter  *ebpf.Map `ebpf:"local_filter"`
+	Masquerade   *ebpf.Map `ebpf:"masquerade"`
+	Services     *ebpf.Map `ebpf:"services"`
+	Slots        *ebpf.Map `ebpf:"slots"`
+	SockPeers    *ebpf.Map `ebpf:"sock_peers"`
+	SockRevs     *ebpf.Map `ebpf:"sock_revs"`
+	SockSkip     *ebpf.Map `ebpf:"sock_skip"`
+	SourceRanges *ebpf.Map `ebpf:"source_ranges"`
+	Uplinks      *ebpf.Map `ebpf:"uplinks"`
+	VipFilter    *ebpf.Map `ebpf:"vip_filter"`
 }
 
 func (m *NetMaps) Close() error {
 	return _NetClose(
+		m.Affinities,
+		m.BackendLoads,
+		m.Backends,
 		m.Bandwidths,
+		m.CtAny,
+		m.CtTcp,
 		m.Drops,
 		m.Endpoints,
+		m.Frags,
+		m.IcmpBudgets,
 		m.Inbound,
 		m.Ipcache,
-		m.MasqFrags,
+		m.LbCounters,
+		m.LbScratches,
+		m.LocalFilter,
 		m.Masquerade,
+		m.Services,
+		m.Slots,
+		m.SockPeers,
+		m.SockRevs,
+		m.SockSkip,
+		m.SourceRanges,
 		m.Uplinks,
+		m.VipFilter,
 	)
 }
 
@@ -227,11 +323,27 @@ func (m *NetMaps) Close() error {
 //
 // It can be passed to LoadNetObjects or ebpf.CollectionSpec.LoadAndAssign.
 type NetVariables struct {
-	CfgCsumIpv6     *ebpf.Variable `ebpf:"cfg_csum_ipv6"`
-	CfgMasqPortMax  *ebpf.Variable `ebpf:"cfg_masq_port_max"`
-	CfgMasqPortMin  *ebpf.Variable `ebpf:"cfg_masq_port_min"`
-	CfgVni          *ebpf.Variable `ebpf:"cfg_vni"`
-	CfgVxlanIfindex *ebpf.Variable `ebpf:"cfg_vxlan_ifindex"`
+	CfgCtTcpClosing     *ebpf.Variable `ebpf:"cfg_ct_tcp_closing"`
+	CfgCtTcpEstablished *ebpf.Variable `ebpf:"cfg_ct_tcp_established"`
+	CfgCtTcpSyn         *ebpf.Variable `ebpf:"cfg_ct_tcp_syn"`
+	CfgCtUdp            *ebpf.Variable `ebpf:"cfg_ct_udp"`
+	CfgCtUdpStream      *ebpf.Variable `ebpf:"cfg_ct_udp_stream"`
+	CfgHashSeed         *ebpf.Variable `ebpf:"cfg_hash_seed"`
+	CfgHaveCoarseClock  *ebpf.Variable `ebpf:"cfg_have_coarse_clock"`
+	CfgHaveSetRetval    *ebpf.Variable `ebpf:"cfg_have_set_retval"`
+	CfgL4CsumIpv6       *ebpf.Variable `ebpf:"cfg_l4_csum_ipv6"`
+	CfgMasqPortMax      *ebpf.Variable `ebpf:"cfg_masq_port_max"`
+	CfgMasqPortMin      *ebpf.Variable `ebpf:"cfg_masq_port_min"`
+	CfgNodeIp4          *ebpf.Variable `ebpf:"cfg_node_ip4"`
+	CfgNodeIp6          *ebpf.Variable `ebpf:"cfg_node_ip6"`
+	CfgPodMask4         *ebpf.Variable `ebpf:"cfg_pod_mask4"`
+	CfgPodMask6         *ebpf.Variable `ebpf:"cfg_pod_mask6"`
+	CfgPodNet4          *ebpf.Variable `ebpf:"cfg_pod_net4"`
+	CfgPodNet6          *ebpf.Variable `ebpf:"cfg_pod_net6"`
+	CfgSnatPortMax      *ebpf.Variable `ebpf:"cfg_snat_port_max"`
+	CfgSnatPortMin      *ebpf.Variable `ebpf:"cfg_snat_port_min"`
+	CfgVni              *ebpf.Variable `ebpf:"cfg_vni"`
+	CfgVxlanIfindex     *ebpf.Variable `ebpf:"cfg_vxlan_ifindex"`
 }
 
 // NetPrograms contains all programs after they have been loaded into the kernel.

@@ -16,16 +16,49 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	PodMapBandwidths      = "bandwidths"
-	PodMapDrops           = "drops"
-	PodMapEndpoints       = "endpoints"
-	PodProgFromPod        = "from_pod"
-	PodProgToPod          = "to_pod"
-	PodVarCfgCsumIpv6     = "cfg_csum_ipv6"
-	PodVarCfgMasqPortMax  = "cfg_masq_port_max"
-	PodVarCfgMasqPortMin  = "cfg_masq_port_min"
-	PodVarCfgVni          = "cfg_vni"
-	PodVarCfgVxlanIfindex = "cfg_vxlan_ifindex"
+	PodMapAffinities          = "affinities"
+	PodMapBackendLoads        = "backend_loads"
+	PodMapBackends            = "backends"
+	PodMapBandwidths          = "bandwidths"
+	PodMapCtAny               = "ct_any"
+	PodMapCtTcp               = "ct_tcp"
+	PodMapDrops               = "drops"
+	PodMapEndpoints           = "endpoints"
+	PodMapFrags               = "frags"
+	PodMapIcmpBudgets         = "icmp_budgets"
+	PodMapLbCounters          = "lb_counters"
+	PodMapLbScratches         = "lb_scratches"
+	PodMapLocalFilter         = "local_filter"
+	PodMapServices            = "services"
+	PodMapSlots               = "slots"
+	PodMapSockPeers           = "sock_peers"
+	PodMapSockRevs            = "sock_revs"
+	PodMapSockSkip            = "sock_skip"
+	PodMapSourceRanges        = "source_ranges"
+	PodMapVipFilter           = "vip_filter"
+	PodProgFromPod            = "from_pod"
+	PodProgToPod              = "to_pod"
+	PodVarCfgCtTcpClosing     = "cfg_ct_tcp_closing"
+	PodVarCfgCtTcpEstablished = "cfg_ct_tcp_established"
+	PodVarCfgCtTcpSyn         = "cfg_ct_tcp_syn"
+	PodVarCfgCtUdp            = "cfg_ct_udp"
+	PodVarCfgCtUdpStream      = "cfg_ct_udp_stream"
+	PodVarCfgHashSeed         = "cfg_hash_seed"
+	PodVarCfgHaveCoarseClock  = "cfg_have_coarse_clock"
+	PodVarCfgHaveSetRetval    = "cfg_have_set_retval"
+	PodVarCfgL4CsumIpv6       = "cfg_l4_csum_ipv6"
+	PodVarCfgMasqPortMax      = "cfg_masq_port_max"
+	PodVarCfgMasqPortMin      = "cfg_masq_port_min"
+	PodVarCfgNodeIp4          = "cfg_node_ip4"
+	PodVarCfgNodeIp6          = "cfg_node_ip6"
+	PodVarCfgPodMask4         = "cfg_pod_mask4"
+	PodVarCfgPodMask6         = "cfg_pod_mask6"
+	PodVarCfgPodNet4          = "cfg_pod_net4"
+	PodVarCfgPodNet6          = "cfg_pod_net6"
+	PodVarCfgSnatPortMax      = "cfg_snat_port_max"
+	PodVarCfgSnatPortMin      = "cfg_snat_port_min"
+	PodVarCfgVni              = "cfg_vni"
+	PodVarCfgVxlanIfindex     = "cfg_vxlan_ifindex"
 )
 
 // LoadPod returns the embedded CollectionSpec for Pod.
@@ -78,20 +111,53 @@ type PodProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type PodMapSpecs struct {
-	Bandwidths *ebpf.MapSpec `ebpf:"bandwidths"`
-	Drops      *ebpf.MapSpec `ebpf:"drops"`
-	Endpoints  *ebpf.MapSpec `ebpf:"endpoints"`
+	Affinities   *ebpf.MapSpec `ebpf:"affinities"`
+	BackendLoads *ebpf.MapSpec `ebpf:"backend_loads"`
+	Backends     *ebpf.MapSpec `ebpf:"backends"`
+	Bandwidths   *ebpf.MapSpec `ebpf:"bandwidths"`
+	CtAny        *ebpf.MapSpec `ebpf:"ct_any"`
+	CtTcp        *ebpf.MapSpec `ebpf:"ct_tcp"`
+	Drops        *ebpf.MapSpec `ebpf:"drops"`
+	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
+	Frags        *ebpf.MapSpec `ebpf:"frags"`
+	IcmpBudgets  *ebpf.MapSpec `ebpf:"icmp_budgets"`
+	LbCounters   *ebpf.MapSpec `ebpf:"lb_counters"`
+	LbScratches  *ebpf.MapSpec `ebpf:"lb_scratches"`
+	LocalFilter  *ebpf.MapSpec `ebpf:"local_filter"`
+	Services     *ebpf.MapSpec `ebpf:"services"`
+	Slots        *ebpf.MapSpec `ebpf:"slots"`
+	SockPeers    *ebpf.MapSpec `ebpf:"sock_peers"`
+	SockRevs     *ebpf.MapSpec `ebpf:"sock_revs"`
+	SockSkip     *ebpf.MapSpec `ebpf:"sock_skip"`
+	SourceRanges *ebpf.MapSpec `ebpf:"source_ranges"`
+	VipFilter    *ebpf.MapSpec `ebpf:"vip_filter"`
 }
 
 // PodVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type PodVariableSpecs struct {
-	CfgCsumIpv6     *ebpf.VariableSpec `ebpf:"cfg_csum_ipv6"`
-	CfgMasqPortMax  *ebpf.VariableSpec `ebpf:"cfg_masq_port_max"`
-	CfgMasqPortMin  *ebpf.VariableSpec `ebpf:"cfg_masq_port_min"`
-	CfgVni          *ebpf.VariableSpec `ebpf:"cfg_vni"`
-	CfgVxlanIfindex *ebpf.VariableSpec `ebpf:"cfg_vxlan_ifindex"`
+	CfgCtTcpClosing     *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_closing"`
+	CfgCtTcpEstablished *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_established"`
+	CfgCtTcpSyn         *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_syn"`
+	CfgCtUdp            *ebpf.VariableSpec `ebpf:"cfg_ct_udp"`
+	CfgCtUdpStream      *ebpf.VariableSpec `ebpf:"cfg_ct_udp_stream"`
+	CfgHashSeed         *ebpf.VariableSpec `ebpf:"cfg_hash_seed"`
+	CfgHaveCoarseClock  *ebpf.VariableSpec `ebpf:"cfg_have_coarse_clock"`
+	CfgHaveSetRetval    *ebpf.VariableSpec `ebpf:"cfg_have_set_retval"`
+	CfgL4CsumIpv6       *ebpf.VariableSpec `ebpf:"cfg_l4_csum_ipv6"`
+	CfgMasqPortMax      *ebpf.VariableSpec `ebpf:"cfg_masq_port_max"`
+	CfgMasqPortMin      *ebpf.VariableSpec `ebpf:"cfg_masq_port_min"`
+	CfgNodeIp4          *ebpf.VariableSpec `ebpf:"cfg_node_ip4"`
+	CfgNodeIp6          *ebpf.VariableSpec `ebpf:"cfg_node_ip6"`
+	CfgPodMask4         *ebpf.VariableSpec `ebpf:"cfg_pod_mask4"`
+	CfgPodMask6         *ebpf.VariableSpec `ebpf:"cfg_pod_mask6"`
+	CfgPodNet4          *ebpf.VariableSpec `ebpf:"cfg_pod_net4"`
+	CfgPodNet6          *ebpf.VariableSpec `ebpf:"cfg_pod_net6"`
+	CfgSnatPortMax      *ebpf.VariableSpec `ebpf:"cfg_snat_port_max"`
+	CfgSnatPortMin      *ebpf.VariableSpec `ebpf:"cfg_snat_port_min"`
+	CfgVni              *ebpf.VariableSpec `ebpf:"cfg_vni"`
+	CfgVxlanIfindex     *ebpf.VariableSpec `ebpf:"cfg_vxlan_ifindex"`
 }
 
 // PodObjects contains all objects after they have been loaded into the kernel.
@@ -114,16 +180,50 @@ func (o *PodObjects) Close() error {
 //
 // It can be passed to LoadPodObjects or ebpf.CollectionSpec.LoadAndAssign.
 type PodMaps struct {
-	Bandwidths *ebpf.Map `ebpf:"bandwidths"`
-	Drops      *ebpf.Map `ebpf:"drops"`
-	Endpoints  *ebpf.Map `ebpf:"endpoints"`
+	Affinities   *ebpf.Map `ebpf:"affinities"`
+	BackendLoads *ebpf.Map `ebpf:"backend_loads"`
+	Backends     *ebpf.Map `ebpf:"backends"`
+	Bandwidths   *ebpf.Map `ebpf:"bandwidths"`
+	CtAny        *ebpf.Map `ebpf:"ct_any"`
+	CtTcp        *ebpf.Map `ebpf:"ct_tcp"`
+	Drops        *ebpf.Map `ebpf:"drops"`
+	Endpoints    *ebpf.Map `ebpf:"endpoints"`
+	Frags        *ebpf.Map `ebpf:"frags"`
+	IcmpBudgets  *ebpf.Map `ebpf:"icmp_budgets"`
+	LbCounters   *ebpf.Map `ebpf:"lb_counters"`
+	LbScratches  *ebpf.Map `ebpf:"lb_scratches"`
+	LocalFilter  *ebpf.Map `ebpf:"local_filter"`
+	Services     *ebpf.Map `ebpf:"services"`
+	Slots        *ebpf.Map `ebpf:"slots"`
+	SockPeers    *ebpf.Map `ebpf:"sock_peers"`
+	SockRevs     *ebpf.Map `ebpf:"sock_revs"`
+	SockSkip     *ebpf.Map `ebpf:"sock_skip"`
+	SourceRanges *ebpf.Map `ebpf:"source_ranges"`
+	VipFilter    *ebpf.Map `ebpf:"vip_filter"`
 }
 
 func (m *PodMaps) Close() error {
 	return _PodClose(
+		m.Affinities,
+		m.BackendLoads,
+		m.Backends,
 		m.Bandwidths,
+		m.CtAny,
+		m.CtTcp,
 		m.Drops,
 		m.Endpoints,
+		m.Frags,
+		m.IcmpBudgets,
+		m.LbCounters,
+		m.LbScratches,
+		m.LocalFilter,
+		m.Services,
+		m.Slots,
+		m.SockPeers,
+		m.SockRevs,
+		m.SockSkip,
+		m.SourceRanges,
+		m.VipFilter,
 	)
 }
 
@@ -131,11 +231,27 @@ func (m *PodMaps) Close() error {
 //
 // It can be passed to LoadPodObjects or ebpf.CollectionSpec.LoadAndAssign.
 type PodVariables struct {
-	CfgCsumIpv6     *ebpf.Variable `ebpf:"cfg_csum_ipv6"`
-	CfgMasqPortMax  *ebpf.Variable `ebpf:"cfg_masq_port_max"`
-	CfgMasqPortMin  *ebpf.Variable `ebpf:"cfg_masq_port_min"`
-	CfgVni          *ebpf.Variable `ebpf:"cfg_vni"`
-	CfgVxlanIfindex *ebpf.Variable `ebpf:"cfg_vxlan_ifindex"`
+	CfgCtTcpClosing     *ebpf.Variable `ebpf:"cfg_ct_tcp_closing"`
+	CfgCtTcpEstablished *ebpf.Variable `ebpf:"cfg_ct_tcp_established"`
+	CfgCtTcpSyn         *ebpf.Variable `ebpf:"cfg_ct_tcp_syn"`
+	CfgCtUdp            *ebpf.Variable `ebpf:"cfg_ct_udp"`
+	CfgCtUdpStream      *ebpf.Variable `ebpf:"cfg_ct_udp_stream"`
+	CfgHashSeed         *ebpf.Variable `ebpf:"cfg_hash_seed"`
+	CfgHaveCoarseClock  *ebpf.Variable `ebpf:"cfg_have_coarse_clock"`
+	CfgHaveSetRetval    *ebpf.Variable `ebpf:"cfg_have_set_retval"`
+	CfgL4CsumIpv6       *ebpf.Variable `ebpf:"cfg_l4_csum_ipv6"`
+	CfgMasqPortMax      *ebpf.Variable `ebpf:"cfg_masq_port_max"`
+	CfgMasqPortMin      *ebpf.Variable `ebpf:"cfg_masq_port_min"`
+	CfgNodeIp4          *ebpf.Variable `ebpf:"cfg_node_ip4"`
+	CfgNodeIp6          *ebpf.Variable `ebpf:"cfg_node_ip6"`
+	CfgPodMask4         *ebpf.Variable `ebpf:"cfg_pod_mask4"`
+	CfgPodMask6         *ebpf.Variable `ebpf:"cfg_pod_mask6"`
+	CfgPodNet4          *ebpf.Variable `ebpf:"cfg_pod_net4"`
+	CfgPodNet6          *ebpf.Variable `ebpf:"cfg_pod_net6"`
+	CfgSnatPortMax      *ebpf.Variable `ebpf:"cfg_snat_port_max"`
+	CfgSnatPortMin      *ebpf.Variable `ebpf:"cfg_snat_port_min"`
+	CfgVni              *ebpf.Variable `ebpf:"cfg_vni"`
+	CfgVxlanIfindex     *ebpf.Variable `ebpf:"cfg_vxlan_ifindex"`
 }
 
 // PodPrograms contains all programs after they have been loaded into the kernel.

@@ -5,6 +5,7 @@ package podnet
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -25,6 +26,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 
 	"github.com/fairlead/fairlead/dataplane/loader"
 	"github.com/fairlead/fairlead/dataplane/podnet/nettest"
@@ -76,10 +78,15 @@ func runAgent(config string) error {
 	if err := json.Unmarshal([]byte(config), &c); err != nil {
 		return err
 	}
+	if v := os.Getenv("FAIRLEAD_TEST_V"); v != "" { // verbosity of the agents' logs
+		flags := flag.NewFlagSet("klog", flag.ContinueOnError)
+		klog.InitFlags(flags)
+		flags.Set("v", v)
+	}
 	rlimit.RemoveMemlock()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	ld, err := loader.Open(loader.Config{PinDir: filepath.Join(c.Dir, "bpf"), MapSizes: map[string]uint32{"masquerade": 4096, "inbound": 1024, "masq_frags": 512}})
+	ld, err := loader.Open(loader.Config{PinDir: filepath.Join(c.Dir, "bpf"), MapSizes: map[string]uint32{"masquerade": 4096, "inbound": 1024, "ct_tcp": 4096, "ct_any": 4096, "services": 1024, "backends": 1024, "slots": 1024, "backend_loads": 1024}})
 	if err != nil {
 		return err
 	}
@@ -94,7 +101,13 @@ func runAgent(config string) error {
 		}
 	}
 	txn.Commit()
-	cfg := Config{NodeName: c.Node, DataDir: filepath.Join(c.Dir, "data"), RunDir: filepath.Join(c.Dir, "run"), Loader: ld, Tables: t, Mode: c.Mode, MTU: c.MTU,
+	var ips []netip.Addr
+	for _, n := range c.Nodes {
+		if n.Name == c.Node {
+			ips = n.InternalIPs
+		}
+	}
+	cfg := Config{NodeName: c.Node, NodeIPs: ips, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/56")}, DataDir: filepath.Join(c.Dir, "data"), RunDir: filepath.Join(c.Dir, "run"), Loader: ld, Tables: t, Mode: c.Mode, MTU: c.MTU,
 		Quarantine: c.Quarantine, SweepInterval: c.Sweep}
 	if c.Sandboxes != "" {
 		cfg.Sandboxes = func(context.Context) (map[string]bool, error) {

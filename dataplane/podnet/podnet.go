@@ -35,6 +35,9 @@ type Config struct {
 	RunDir   string         // e.g. /run/fairlead; the CNI socket is RunDir/cni.sock
 	Loader   *loader.Loader // for the node's PinDir
 	Tables   *tables.Tables
+	// NodeIPs are this node's own addresses and PodCIDRs the cluster's pod networks, as the load balancer's Config has them: both share their programs' parts.
+	NodeIPs  []netip.Addr
+	PodCIDRs []netip.Prefix
 	// Uplinks, Mode, MTU, NoMasquerade, MasqueradeExclude, VXLANPort, VNI: see route.Config.
 	Uplinks           []string
 	Mode              route.Mode
@@ -70,6 +73,7 @@ func Run(ctx context.Context, cfg Config) error {
 	router, err := route.New(route.Config{
 		NodeName: cfg.NodeName, Loader: cfg.Loader, Tables: cfg.Tables, Uplinks: cfg.Uplinks, Mode: cfg.Mode, MTU: cfg.MTU,
 		NoMasquerade: cfg.NoMasquerade, MasqueradeExclude: cfg.MasqueradeExclude, VXLANPort: cfg.VXLANPort, VNI: cfg.VNI,
+		Constants: loader.NodeConstants(loader.NodeFacts{NodeIPs: cfg.NodeIPs, PodCIDRs: cfg.PodCIDRs}),
 		OnPodCIDRs: func(cidrs []netip.Prefix) {
 			if err := pool.SetCIDRs(cidrs); err != nil {
 				log.Error(err, "Pods cannot have addresses from the node's pod CIDRs", "podCIDRs", cidrs)

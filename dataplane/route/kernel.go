@@ -101,6 +101,9 @@ func removeVXLAN() error {
 // findUplinks returns the named devices, or those that have one of the node's addresses or a default route.
 func findUplinks(names []string, nodeIPs []netip.Addr) ([]uplink, error) {
 	links, err := netlink.LinkList()
+	for try := 0; errors.Is(err, netlink.ErrDumpInterrupted) && try < 10; try++ { // a device came or went meanwhile
+		links, err = netlink.LinkList()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list devices: %w", err)
 	}

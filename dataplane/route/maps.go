@@ -8,7 +8,6 @@ import (
 	"net/netip"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"github.com/fairlead/fairlead/dataplane/loader"
 )
@@ -18,22 +17,6 @@ const (
 	flagCluster = 1
 	flagTunnel  = 2
 )
-
-// csumIPv6 is BPF_F_IPV6: the checksum helper must know that no header checksum balances the address (since Linux 6.16).
-const csumIPv6 = 1 << 7
-
-// haveCsumIPv6 tells by the kernel's release: the helper rejects unknown flags only when it runs.
-func haveCsumIPv6() bool {
-	var u unix.Utsname
-	if unix.Uname(&u) != nil {
-		return false
-	}
-	var major, minor int
-	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil {
-		return false
-	}
-	return major > 6 || major == 6 && minor >= 16
-}
 
 func mapAddr(a netip.Addr) loader.NetAddr {
 	if !a.IsValid() {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -46,6 +47,8 @@ type Config struct {
 	MasqueradeExclude []netip.Prefix
 	VXLANPort         int    // 0: 4789
 	VNI               uint32 // 0: 1
+	// Constants are the node's .rodata that the pod network shares with the load balancer: loader.NodeConstants.
+	Constants map[string]any
 	// OnPodCIDRs is told the node's own pod CIDRs when they become known and when they change.
 	OnPodCIDRs func([]netip.Prefix)
 }
@@ -126,10 +129,11 @@ func (r *Router) Close() { r.coll.Close() }
 
 // Constants are the .rodata of every program of the pod network on this node.
 func (r *Router) Constants() map[string]any {
-	c := map[string]any{"cfg_vxlan_ifindex": uint32(r.vxlan), "cfg_vni": r.cfg.VNI}
-	if haveCsumIPv6() {
-		c["cfg_csum_ipv6"] = uint64(csumIPv6)
+	c := maps.Clone(r.cfg.Constants)
+	if c == nil {
+		c = map[string]any{}
 	}
+	c["cfg_vxlan_ifindex"], c["cfg_vni"] = uint32(r.vxlan), r.cfg.VNI
 	return c
 }
 
@@ -315,5 +319,5 @@ func watchKernel(ctx context.Context, changed chan<- struct{}) (stop func(), err
 	return func() { close(done); <-finished }, nil
 }
 
-// isPodLink says whether a device is the host side of one of our pods: those come and go all day and carry no address.
-func isPodLink(name string) bool { return len(name) == 14 && name[:2] == "fl" }
+// isPodLink says whether a device is one of our pods' host sides or spares: those come and go all day and carry no address.
+func isPodLink(name string) bool { return len(name) == 14 && (name[:2] == "fl" || name[:2] == "fs") }
