@@ -65,6 +65,10 @@ func (s *Scheduler) wakeLoop() {
 
 // attempt tries one pod. If a node is found it is assumed there, and the returned function binds it.
 func (s *Scheduler) attempt(ctx context.Context, item *queue.Item, now time.Time) (bind func()) {
+	if item.Pod.DeletionTimestamp != nil {
+		s.queue.Remove(item.Pod.UID)
+		return nil
+	}
 	profile := item.Class.Profile
 	result := s.eval.Place(item.Request)
 	took := s.clock.Since(now)

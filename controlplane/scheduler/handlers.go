@@ -18,15 +18,21 @@ import (
 	"github.com/fairlead/fairlead/controlplane/scheduler/queue"
 )
 
-// watch registers the handlers that keep state and queue in step. The functions it returns say whether all of them have seen the initial lists.
-func (s *Scheduler) watch(ctx context.Context, factory informers.SharedInformerFactory) ([]cache.InformerSynced, error) {
-	var synced []cache.InformerSynced
+// registration is one handler at one informer.
+type registration struct {
+	cache.ResourceEventHandlerRegistration
+	informer cache.SharedIndexInformer
+}
+
+// watch registers the handlers that keep state and queue in step. The registrations say whether they have seen the initial lists.
+func (s *Scheduler) watch(_ context.Context, factory informers.SharedInformerFactory) ([]registration, error) {
+	var registrations []registration
 	add := func(informer cache.SharedIndexInformer, h cache.ResourceEventHandler) error {
 		reg, err := informer.AddEventHandler(h)
 		if err != nil {
 			return fmt.Errorf("scheduler: watch: %w", err)
 		}
-		synced = append(synced, reg.HasSynced)
+		registrations = append(registrations, registration{reg, informer})
 		return nil
 	}
 	core, apps, storage := factory.Core().V1(), factory.Apps().V1(), factory.Storage().V1()
@@ -64,7 +70,7 @@ func (s *Scheduler) watch(ctx context.Context, factory informers.SharedInformerF
 			return nil, err
 		}
 	}
-	return synced, nil
+	return registrations, nil
 }
 
 // on makes a handler that calls set and remove under the lock. set gets nil as old for an object that is new.
@@ -143,7 +149,11 @@ func (s *Scheduler) setPod(old, pod *v1.Pod) {
 	profile := s.profiles[pod.Spec.SchedulerName]
 	item := s.queue.Get(pod.UID)
 	if profile == nil || pod.DeletionTimestamp != nil {
-		if item != nil && item.Place() != queue.InFlight {
+		if item == nil {
+			return
+		}
+		item.Pod = pod // a pod in flight is dropped when it comes back
+		if item.Place() != queue.InFlight {
 			s.queue.Remove(pod.UID)
 			s.state.Denominate(pod.UID)
 		}

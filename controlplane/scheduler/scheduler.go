@@ -109,6 +109,8 @@ func newScheduler(cfg Config, settings *Settings) *Scheduler {
 		binders = 64
 	}
 	s.binding = make(chan struct{}, binders)
+	s.status = newStatusWriter(s)
+	s.events = newEventWriter(s.client, s.clock)
 	s.owner = newOwners()
 	s.eval = placement.New(s.state)
 	s.eval.Defaults = s.owner.selector
@@ -121,8 +123,6 @@ func (s *Scheduler) run(ctx context.Context, factory informers.SharedInformerFac
 	defer cancel()
 	s.log = klog.FromContext(ctx).WithName("scheduler")
 	registerMetrics()
-	s.status = newStatusWriter(s)
-	s.events = newEventWriter(s.client, s.clock)
 	defer s.tasks.Wait()
 	defer cancel()
 	s.goTask(func() { s.status.run(ctx) })
@@ -132,17 +132,24 @@ func (s *Scheduler) run(ctx context.Context, factory informers.SharedInformerFac
 	if own {
 		factory = informers.NewSharedInformerFactoryWithOptions(s.client, 0, informers.WithTransform(trim))
 	}
-	synced, err := s.watch(ctx, factory)
+	registrations, err := s.watch(ctx, factory)
 	if err != nil {
 		return err
 	}
+	defer func() {
+		for _, r := range registrations { // a shared factory lives on
+			if err := r.informer.RemoveEventHandler(r); err != nil {
+				s.log.Error(err, "Cannot remove an event handler")
+			}
+		}
+	}()
 	factory.StartWithContext(ctx)
 	if own {
 		defer factory.Shutdown()
 		defer cancel()
 	}
-	for _, ok := range synced {
-		if err := waitFor(ctx, ok); err != nil {
+	for _, r := range registrations {
+		if err := waitFor(ctx, r.HasSynced); err != nil {
 			return nil // ctx ended before the caches were full
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -190,4 +191,55 @@ func TestAFailedBindingIsTakenBackAndTriedAgain(t *testing.T) {
 	w.mu.Unlock()
 	w.create(pod("p", "1"))
 	w.bound("p")
+}
+
+func TestExplainShowsEveryNodeWithItsScoresOrItsRefusal(t *testing.T) {
+	client := fake.NewClientset(node("empty", "4"), node("half", "4"), node("full", "1"), pod("a", "2", on1("half")), pod("p", "2"))
+	x, err := Explain(t.Context(), Config{Client: client}, "default", "p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	if err := x.Print(&out); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	if len(lines) != 5 || !strings.HasPrefix(lines[2], "empty") || !strings.HasPrefix(lines[3], "half") ||
+		!strings.Contains(lines[4], "full") || !strings.Contains(lines[4], "Insufficient cpu") {
+		t.Errorf("explanation is\n%s", out.String())
+	}
+}
+
+func TestAMissedStartDeadlineIsAnEventAndThePodIsStillScheduled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Config{}, node("n1", "1"))
+		w.create(pod("p", "2", func(p *v1.Pod) { p.Annotations = map[string]string{DeadlineAnnotation: "30s"} }))
+		synctest.Wait()
+		missed := func() bool {
+			events, err := w.client.EventsV1().Events("default").List(w.ctx, metav1.ListOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range events.Items {
+				if e.Reason == "StartDeadlineMissed" && strings.Contains(e.Note, "Insufficient cpu") {
+					return true
+				}
+			}
+			return false
+		}
+		time.Sleep(29 * time.Second)
+		synctest.Wait()
+		if missed() {
+			t.Error("the deadline is missed too early")
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if !missed() {
+			t.Error("no event tells of the missed deadline")
+		}
+		if _, err := w.client.CoreV1().Nodes().Create(w.ctx, node("n2", "2"), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		w.bound("p")
+	})
 }
