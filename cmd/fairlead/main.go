@@ -18,9 +18,7 @@ import (
 )
 
 func main() {
-	if runMultiCall(os.Args) {
-		return
-	}
+	runMultiCall(os.Args)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	cmd := newRootCommand()
@@ -51,6 +49,9 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	cmd.AddCommand(
+		newServerCommand(),
+		newAgentCommand(),
+		newKubectlCommand(),
 		newSandboxCommand(),
 		newVersionCommand(),
 	)

@@ -2,5 +2,16 @@
 
 package main
 
-// runMultiCall runs the program that args ask for by name or first argument, and reports whether there was one.
-func runMultiCall(args []string) bool { return false }
+import (
+	"os"
+
+	"github.com/fairlead/fairlead/dataplane/containerd"
+)
+
+// runMultiCall runs the program that this process was started as by name (containerd, its shim) and does not return then. It comes before anything
+// else in main: those programs parse the process's arguments themselves.
+func runMultiCall(args []string) {
+	if code, ran := containerd.Dispatch(args); ran {
+		os.Exit(code)
+	}
+}

@@ -16,9 +16,6 @@ import (
 	"github.com/fairlead/fairlead/controlplane/controllers/controller"
 )
 
-// ControllerName is the name under which the controller is switched on and off.
-const ControllerName = "service-lb-controller"
-
 // provider is the cloud: a balancer and nothing else.
 type provider struct {
 	cloudprovider.Interface // nil: the service controller asks only for what is overridden here
@@ -30,20 +27,24 @@ func (p provider) ProviderName() string                             { return "fa
 func (p provider) HasClusterID() bool                               { return true }
 
 // New returns the controller that gives Services of type LoadBalancer, without a loadBalancerClass, their addresses. Without pools such
-// Services stay pending and an event says why.
-func New(c *controller.Context) (controller.Controller, error) {
+// Services stay pending and an event says why. Pools that are no CIDRs are an error of Run; check them with NewPools before.
+func New(c *controller.Context) controller.Controller {
 	pools, err := NewPools(c.Settings.LoadBalancerPools)
 	if err != nil {
-		return nil, err
+		return failed{err}
 	}
 	services := c.Informers.Core().V1().Services()
 	p := provider{balancer: &Balancer{pools: pools, services: services.Lister()}}
 	lib, err := service.New(p, c.Client, services, c.Informers.Core().V1().Nodes(), c.Settings.ClusterName, utilfeature.DefaultFeatureGate)
 	if err != nil {
-		return nil, err
+		return failed{err}
 	}
-	return runner{lib, max(c.Settings.Workers, 1)}, nil
+	return runner{lib, max(c.Settings.Workers, 1)}
 }
+
+type failed struct{ err error }
+
+func (f failed) Run(context.Context) error { return f.err }
 
 type runner struct {
 	lib     *service.Controller

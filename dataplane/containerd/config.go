@@ -44,6 +44,8 @@ type Config struct {
 	CNIBinDirs []string
 	// RegistryConfigDir holds hosts.toml files per registry (mirrors, plain HTTP, CA). Empty: <DataDir>/registries.
 	RegistryConfigDir string
+	// ImagesDir is watched for image archives to import. Empty: <DataDir>/images.
+	ImagesDir string
 	// Snapshotter is overlayfs when empty.
 	Snapshotter string
 	// LogLevel is info when empty.
@@ -94,7 +96,12 @@ func (c Config) Socket() string { return filepath.Join(c.RunDir, "containerd.soc
 func (c Config) Endpoint() string { return "unix://" + c.Socket() }
 
 // ImageDir is where image archives are imported from, at start and when they appear.
-func (c Config) ImageDir() string { return filepath.Join(c.DataDir, "images") }
+func (c Config) ImageDir() string {
+	if c.ImagesDir != "" {
+		return c.ImagesDir
+	}
+	return filepath.Join(c.DataDir, "images")
+}
 
 func (c Config) configFile() string { return filepath.Join(c.DataDir, "config.toml") }
 func (c Config) pidFile() string    { return filepath.Join(c.RunDir, "containerd.pid") }

@@ -24,6 +24,22 @@ import (
 	"k8s.io/klog/v2"
 )
 
+// Credentials returns the node's way to the API server, for parts of the agent that start beside the kubelet: pass it on as Config.REST. It
+// waits for the cluster to sign the node's certificate when it has none yet. running is what keeps the certificate young; it ends with ctx.
+func Credentials(ctx context.Context, cfg Config, running *gosync.WaitGroup) (*rest.Config, error) {
+	if cfg.REST == nil && cfg.Kubeconfig == "" {
+		cfg.CRIEndpoint = "unused" // nothing here asks the runtime
+		var err error
+		if cfg, err = cfg.withDefaults(); err != nil {
+			return nil, err
+		}
+		if err := os.MkdirAll(cfg.DataDir, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	return credentialsFor(ctx, cfg, running)
+}
+
 // credentialsFor returns the way to the API server: as given, from a kubeconfig, or with a certificate of the node's own that is asked for
 // with the bootstrap credential and renewed before it ends.
 func credentialsFor(ctx context.Context, cfg Config, running *gosync.WaitGroup) (*rest.Config, error) {

@@ -37,7 +37,7 @@ func (s *Sandbox) Client() (kubernetes.Interface, error) {
 
 // adoptKubeconfig waits for the server's admin kubeconfig and writes it with the address by which the host reaches it.
 func (s *Sandbox) adoptKubeconfig(ctx context.Context, server Host, st State) error {
-	path := filepath.Join(s.nodeDir(server.Name), "data", "server", "admin.kubeconfig")
+	path := filepath.Join(s.nodeDir(server.Name), "data", "server", "pki", "admin.kubeconfig")
 	var lastErr error
 	err := wait.PollUntilContextTimeout(ctx, pollInterval, readyPatience, true, func(context.Context) (bool, error) {
 		status, err := s.control(server.Name, request{Verb: VerbStatus})

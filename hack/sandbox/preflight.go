@@ -55,6 +55,11 @@ func (s *Sandbox) preflight(t Topology, o UpOptions) ([]*os.File, error) {
 	if err := unix.Statfs(existingParent(s.Dir), &fs); err == nil && fs.Bavail*uint64(fs.Bsize) < nodes*diskPerNode {
 		problem("%s has %d MiB free, %d nodes need %d MiB", s.Dir, fs.Bavail*uint64(fs.Bsize)>>20, nodes, nodes*diskPerNode>>20)
 	}
+	for _, d := range hostDirs {
+		if strings.HasPrefix(o.Binary, d[0]+"/") {
+			problem("%s is below %s, which every host of the sandbox has for itself and so hides; put the executables elsewhere", o.Binary, d[0])
+		}
+	}
 	for _, img := range o.Images {
 		if _, err := os.Stat(img); err != nil {
 			problem("image archive: %w; `make images` builds the sample's", err)

@@ -135,7 +135,7 @@ func (s *Sandbox) Up(ctx context.Context, o UpOptions) error {
 }
 
 // caFile is the cluster's CA certificate below a server's data directory.
-const caFile = "server/tls/ca.crt"
+const caFile = "server/pki/ca.crt"
 
 // tokenFile holds the bootstrap token inside every node: arguments are visible to all processes, this file is not.
 const tokenFile = "/var/lib/fairlead/join-token"
@@ -149,14 +149,14 @@ func (s *Sandbox) mainArgs(h Host, t Topology, o UpOptions) []string {
 	for _, a := range h.Addrs() {
 		ips = append(ips, a.String())
 	}
-	args := []string{o.Binary, string(h.Role), "--node-name=" + h.Name, "--node-ip=" + strings.Join(ips, ",")}
+	args := []string{o.Binary, string(h.Role), "--node-name=" + h.Name, "--node-ip=" + strings.Join(ips, ","),
+		"--cluster-cidr=" + strings.Join(t.Families.keep(PodCIDRs), ","),
+		"--service-cidr=" + strings.Join(t.Families.keep(ServiceCIDRs), ",")}
 	first := t.Nodes()[0]
 	switch h.Role {
 	case RoleServer:
 		args = append(args,
 			"--advertise-address="+h.Addr().String(),
-			"--cluster-cidr="+strings.Join(t.Families.keep(PodCIDRs), ","),
-			"--service-cidr="+strings.Join(t.Families.keep(ServiceCIDRs), ","),
 			"--load-balancer-pool="+strings.Join(t.Families.keep(LoadBalancerPools), ","),
 			"--bootstrap-token-file="+tokenFile)
 		if h.Name != first.Name {

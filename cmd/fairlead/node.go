@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/fairlead/fairlead/cni/install"
+	"github.com/fairlead/fairlead/dataplane/agent"
+	"github.com/fairlead/fairlead/dataplane/containerd"
+	"github.com/fairlead/fairlead/dataplane/dns"
+	"github.com/fairlead/fairlead/dataplane/kubelet"
+	"github.com/fairlead/fairlead/dataplane/network"
+	"github.com/fairlead/fairlead/dataplane/route"
+)
+
+// nodeOptions are the flags of a node; `fairlead server` and `fairlead agent` share them.
+type nodeOptions struct {
+	name            string
+	ips             []string
+	dataDir, runDir string
+	pinDir          string
+	clusterDomain   string
+	runtimeEndpoint string
+	overlay         string
+	labels          map[string]string
+	upstreamDNS     []string
+	serviceCIDRs    []string
+	clusterCIDRs    []string
+
+	// Set by the command, not by flags.
+	kubeconfig, bootstrapKubeconfig string
+	servingCert, clientCA           string
+}
+
+func (o *nodeOptions) register(f *pflag.FlagSet) {
+	f.StringVar(&o.name, "node-name", "", "name of the node (default: the host's name)")
+	f.StringSliceVar(&o.ips, "node-ip", nil, "addresses of the node, at most one per family (default: that of the default route)")
+	f.StringVar(&o.dataDir, "data-dir", "/var/lib/fairlead", "directory for everything that survives a reboot")
+	f.StringVar(&o.runDir, "run-dir", "/run/fairlead", "directory for sockets")
+	f.StringVar(&o.pinDir, "bpf-dir", "/sys/fs/bpf/fairlead", "directory on a bpffs for pinned maps and links")
+	f.StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
+	f.StringVar(&o.runtimeEndpoint, "container-runtime-endpoint", "", "use this CRI runtime (unix:///PATH) instead of the embedded containerd")
+	f.StringVar(&o.overlay, "overlay", "auto", "how pods reach other nodes: auto, native, vxlan")
+	f.StringToStringVar(&o.labels, "node-label", nil, "labels for the node, KEY=VALUE")
+	f.StringSliceVar(&o.upstreamDNS, "upstream-dns", nil, "servers for names outside the cluster (default: those of /etc/resolv.conf)")
+}
+
+func (o *nodeOptions) nodeName() (string, error) {
+	if o.name != "" {
+		return o.name, nil
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("name of this host: %w; give --node-name", err)
+	}
+	return strings.ToLower(name), nil
+}
+
+// run runs the node until ctx ends.
+func (o *nodeOptions) run(ctx context.Context) error {
+	cfg, err := o.config()
+	if err != nil {
+		return err
+	}
+	return agent.Run(ctx, cfg)
+}
+
+func (o *nodeOptions) config() (agent.Config, error) {
+	var cfg agent.Config
+	name, err := o.nodeName()
+	if err != nil {
+		return cfg, err
+	}
+	ips, err := parseAddrs(o.ips)
+	if err != nil {
+		return cfg, err
+	}
+	clusterCIDRs, err := parsePrefixes(o.clusterCIDRs)
+	if err != nil {
+		return cfg, err
+	}
+	clusterDNS, err := dnsAddresses(o.serviceCIDRs)
+	if err != nil {
+		return cfg, err
+	}
+	mode := route.Mode(o.overlay)
+	switch mode {
+	case route.Auto, route.Native, route.VXLAN:
+	default:
+		return cfg, fmt.Errorf("--overlay %q: want auto, native or vxlan", o.overlay)
+	}
+	cgroupRoot, err := cgroup2Root()
+	if err != nil {
+		return cfg, err
+	}
+	data := filepath.Join(o.dataDir, "agent")
+	cfg.RuntimeEndpoint = o.runtimeEndpoint
+	cfg.Containerd = containerd.Config{
+		DataDir: filepath.Join(data, "containerd"), RunDir: filepath.Join(o.runDir, "containerd"),
+		CNIConfDir: filepath.Join(data, "cni", "net.d"), CNIBinDirs: []string{filepath.Join(data, "cni", "bin"), "/usr/lib/cni", "/opt/cni/bin"},
+		ImagesDir: filepath.Join(o.dataDir, "images"),
+	}
+	cfg.Kubelet = kubelet.Config{
+		NodeName: name, NodeIPs: o.ips, Kubeconfig: o.kubeconfig, BootstrapKubeconfig: o.bootstrapKubeconfig,
+		DataDir: filepath.Join(data, "kubelet"), StaticPodDir: filepath.Join(o.dataDir, "manifests"),
+		TLSCertFile: o.servingCert, TLSKeyFile: o.servingCert, ServerTLSBootstrap: o.servingCert == "", ClientCAFile: o.clientCA,
+		ClusterDNS: clusterDNS, ClusterDomain: o.clusterDomain, Labels: o.labels,
+	}
+	upstream := o.upstreamDNS
+	if len(upstream) == 0 {
+		upstream = hostResolvers("/etc/resolv.conf")
+	}
+	cfg.Network = network.Config{
+		NodeName: name, NodeIPs: ips, DataDir: data, RunDir: o.runDir, PinDir: o.pinDir, CgroupRoot: cgroupRoot,
+		ClusterCIDRs: clusterCIDRs, PodNetwork: true, Mode: mode,
+		CNI:        install.Options{BinDir: filepath.Join(data, "cni", "bin"), ConfDir: filepath.Join(data, "cni", "net.d")},
+		DNS:        dns.Config{Domain: o.clusterDomain, Upstreams: upstream},
+		Registerer: prometheus.DefaultRegisterer,
+	}
+	return cfg, nil
+}
+
+// agentOptions are the flags of `fairlead agent`.
+type agentOptions struct {
+	node             nodeOptions
+	server           string
+	token, tokenFile string
+	caCert           string
+}
+
+func newAgentCommand() *cobra.Command {
+	var o agentOptions
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Join this host to a cluster as a node",
+		Example: `  fairlead agent --server https://10.0.0.1:6443 --ca-cert ca.crt --token-file token
+
+The CA certificate is /var/lib/fairlead/server/pki/ca.crt on the server; "fairlead token create" makes a token there.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
+	}
+	f := cmd.Flags()
+	o.node.register(f)
+	f.StringVar(&o.server, "server", "", "URL of the cluster's API server")
+	f.StringVar(&o.token, "token", "", "bootstrap token, id.secret (visible to other processes: prefer --token-file)")
+	f.StringVar(&o.tokenFile, "token-file", "", "file with the bootstrap token")
+	f.StringVar(&o.caCert, "ca-cert", "", "file with the cluster's CA certificate")
+	f.StringSliceVar(&o.node.clusterCIDRs, "cluster-cidr", []string{"10.244.0.0/16", "fd00:10:244::/56"}, "addresses of pods, as the server has them")
+	f.StringSliceVar(&o.node.serviceCIDRs, "service-cidr", []string{"10.96.0.0/16", "fd00:10:96::/112"}, "addresses of Services, as the server has them")
+	cmd.MarkFlagRequired("server")
+	cmd.MarkFlagRequired("ca-cert")
+	return cmd
+}
+
+func (o *agentOptions) run(ctx context.Context) error {
+	token := o.token
+	if o.tokenFile != "" {
+		b, err := os.ReadFile(o.tokenFile)
+		if err != nil {
+			return fmt.Errorf("read the token: %w", err)
+		}
+		token = strings.TrimSpace(string(b))
+	}
+	if token == "" {
+		return errors.New("no token: give --token-file or --token; `fairlead token create` on a server makes one")
+	}
+	u, err := url.Parse(o.server)
+	if err != nil || u.Scheme != "https" || u.Host == "" {
+		return fmt.Errorf("--server %q: want https://HOST:PORT", o.server)
+	}
+	ca, err := os.ReadFile(o.caCert)
+	if err != nil {
+		return fmt.Errorf("read the cluster's CA certificate: %w", err)
+	}
+	dir := filepath.Join(o.node.dataDir, "agent")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	o.node.bootstrapKubeconfig, o.node.clientCA = filepath.Join(dir, "bootstrap.kubeconfig"), filepath.Join(dir, "ca.crt")
+	if err := os.WriteFile(o.node.clientCA, ca, 0o644); err != nil {
+		return err
+	}
+	if err := clientcmd.WriteToFile(bootstrapConfig(o.server, ca, token), o.node.bootstrapKubeconfig); err != nil {
+		return err
+	}
+	return o.node.run(ctx)
+}
+
+func bootstrapConfig(server string, ca []byte, token string) clientcmdapi.Config {
+	c := clientcmdapi.NewConfig()
+	c.Clusters["fairlead"] = &clientcmdapi.Cluster{Server: server, CertificateAuthorityData: ca}
+	c.AuthInfos["bootstrap"] = &clientcmdapi.AuthInfo{Token: token}
+	c.Contexts["bootstrap"] = &clientcmdapi.Context{Cluster: "fairlead", AuthInfo: "bootstrap", Namespace: corev1.NamespaceDefault}
+	c.CurrentContext = "bootstrap"
+	return *c
+}
+
+func parseAddrs(texts []string) ([]netip.Addr, error) {
+	var out []netip.Addr
+	for _, t := range texts {
+		a, err := netip.ParseAddr(t)
+		if err != nil {
+			return nil, fmt.Errorf("node address %q: %w", t, err)
+		}
+		out = append(out, a.Unmap())
+	}
+	return out, nil
+}
+
+func parsePrefixes(texts []string) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, t := range texts {
+		p, err := netip.ParsePrefix(t)
+		if err != nil {
+			return nil, fmt.Errorf("range %q: %w", t, err)
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// cgroup2Root is where the cgroup2 hierarchy is mounted: all there is on newer hosts, beside version 1 on hybrid ones.
+func cgroup2Root() (string, error) {
+	b, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 2 && f[2] == "cgroup2" {
+			return f[1], nil
+		}
+	}
+	return "", errors.New("cgroup2 is not mounted; the socket hooks need it: mount -t cgroup2 none /sys/fs/cgroup/unified")
+}
+
+// hostResolvers returns the servers of a resolv.conf, without this host itself: a stub there may well send queries back to us.
+func hostResolvers(path string) []string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) < 2 || f[0] != "nameserver" {
+			continue
+		}
+		if ip := net.ParseIP(f[1]); ip != nil && !ip.IsLoopback() {
+			out = append(out, f[1])
+		}
+	}
+	return out
+}
