@@ -14,6 +14,16 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } xdp_devices SEC(".maps");
 
+/* 1: send back by redirection instead of XDP_TX. veth wakes the receiver of XDP_TX frames only if that has an XDP program of its own. */
+const volatile __u8 cfg_xdp_no_tx;
+
+inline_fn int send_back(struct xdp_md *ctx)
+{
+	if (cfg_xdp_no_tx)
+		return bpf_redirect_map(&xdp_devices, ctx->ingress_ifindex, XDP_TX);
+	return XDP_TX;
+}
+
 inline_fn int drop(struct xdp_md *ctx, int reason)
 {
 	drop_count(reason, ctx_len(ctx));
@@ -77,7 +87,7 @@ inline_fn int send_out(struct xdp_md *ctx, struct flow *f, const struct tuple *t
 		((struct ipv6hdr *)(eth + 1))->hop_limit--;
 	drop_count(drop_none, ctx_len(ctx));
 	if (out == ctx->ingress_ifindex)
-		return XDP_TX;
+		return send_back(ctx);
 	return bpf_redirect_map(&xdp_devices, out, XDP_DROP);
 }
 
@@ -105,7 +115,7 @@ int uplink_xdp(struct xdp_md *ctx)
 	if (r == lb_reply) {
 		r = lb_answer(ctx, &f);
 		if (r == lb_reply)
-			return XDP_TX;
+			return send_back(ctx);
 	}
 	if (r < 0)
 		return drop(ctx, -r);

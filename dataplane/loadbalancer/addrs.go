@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // watchAddrs delivers the addresses of the calling thread's network namespace: all at first, then again after each change. The channel holds
@@ -78,4 +80,39 @@ func nodeAddr(ip []byte) (netip.Addr, bool) {
 		return a, false
 	}
 	return a, true
+}
+
+// watchLinks tells when one of the named devices of the calling thread's network namespace appears anew. stop ends the watch and waits for it.
+func watchLinks(names []string) (_ <-chan struct{}, stop func(), _ error) {
+	ns, err := netns.Get()
+	if err != nil {
+		return nil, nil, fmt.Errorf("this thread's network namespace: %w", err)
+	}
+	defer ns.Close()
+	updates := make(chan netlink.LinkUpdate, 64)
+	done := make(chan struct{})
+	if err := netlink.LinkSubscribeWithOptions(updates, done, netlink.LinkSubscribeOptions{Namespace: &ns, ListExisting: true}); err != nil {
+		return nil, nil, fmt.Errorf("watch devices: %w", err)
+	}
+	out := make(chan struct{}, 1)
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		known := map[string]int32{}
+		for u := range updates {
+			name := u.Attrs().Name
+			if !slices.Contains(names, name) || u.Header.Type == unix.RTM_DELLINK || known[name] == u.Index {
+				continue
+			}
+			known[name] = u.Index
+			select {
+			case out <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return out, func() {
+		close(done)
+		<-finished
+	}, nil
 }

@@ -59,5 +59,6 @@ func (b *balancer) attach() error {
 			}
 		}
 	}
-	return b.attachUplinks(constants)
+	b.uplinks = &uplinkPrograms{constants: constants}
+	return b.attachUplinks()
 }

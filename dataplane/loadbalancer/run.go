@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -21,7 +22,7 @@ import (
 const retryAfter = 5 * time.Second
 
 // Run programs services until ctx ends. The programs it attached and the maps it filled stay: traffic goes on without it.
-// It attaches to devices and reads addresses of the network namespace of the calling thread.
+// It attaches to devices and reads addresses of the calling thread's network namespace: call it with runtime.LockOSThread where threads differ.
 func Run(ctx context.Context, cfg Config) error {
 	b, err := newBalancer(ctx, cfg)
 	if err != nil {
@@ -39,6 +40,8 @@ type balancer struct {
 	k       *kernel
 	rec     *reconciler
 	addrs   <-chan map[netip.Addr]bool
+	links   <-chan struct{}
+	uplinks *uplinkPrograms
 	health  *healthServers
 	names   *namesWriter
 	metrics *metrics
@@ -69,6 +72,12 @@ func newBalancer(ctx context.Context, cfg Config) (*balancer, error) {
 	}
 	b.addrs = addrs
 	b.stop = append(b.stop, stop)
+	links, stop, err := watchLinks(append(slices.Clone(cfg.Uplinks), cfg.Overlay))
+	if err != nil {
+		return nil, errors.Join(err, b.close())
+	}
+	b.links = links
+	b.stop = append(b.stop, stop)
 	if err := b.attach(); err != nil {
 		return nil, errors.Join(err, b.close())
 	}
@@ -96,17 +105,21 @@ func (b *balancer) close() error {
 // run watches the tables and keeps the kernel equal to them.
 func (b *balancer) run(ctx context.Context) error {
 	t := b.cfg.Tables
-	w := t.DB.WriteTxn(t.Services, t.EndpointSlices)
+	w := t.DB.WriteTxn(t.Services, t.EndpointSlices, t.LocalPods)
 	services, err := t.Services.Changes(w)
 	if err == nil {
 		defer services.Close()
 	}
-	slices, err2 := t.EndpointSlices.Changes(w)
+	epSlices, err2 := t.EndpointSlices.Changes(w)
 	if err2 == nil {
-		defer slices.Close()
+		defer epSlices.Close()
+	}
+	pods, err3 := t.LocalPods.Changes(w)
+	if err3 == nil {
+		defer pods.Close()
 	}
 	w.Commit()
-	if err := errors.Join(err, err2); err != nil {
+	if err := errors.Join(err, err2, err3); err != nil {
 		return fmt.Errorf("watch tables: %w", err)
 	}
 	// Nothing is removed before the tables hold all that the cluster has.
@@ -134,7 +147,7 @@ func (b *balancer) run(ctx context.Context) error {
 		for c := range changes {
 			dirty[c.Object.Name] = true
 		}
-		sliceChanges, slicesWatch := slices.Next(txn)
+		sliceChanges, slicesWatch := epSlices.Next(txn)
 		for c := range sliceChanges {
 			s := c.Object
 			dirty[s.ServiceName()] = true
@@ -146,6 +159,10 @@ func (b *balancer) run(ctx context.Context) error {
 			} else {
 				slicesOf[s.Name] = s.ServiceName()
 			}
+		}
+		podChanges, podsWatch := pods.Next(txn)
+		for c := range podChanges {
+			dirty[hostPortsName(c.Object)] = true
 		}
 		node, _, nodeWatch, _ := t.Nodes.GetWatch(txn, tables.NodeByName.Query(b.cfg.NodeName))
 		if node != nil && node.Zone != b.zone {
@@ -200,9 +217,14 @@ func (b *balancer) run(ctx context.Context) error {
 			return nil
 		case <-servicesWatch:
 		case <-slicesWatch:
+		case <-podsWatch:
 		case <-nodeWatch:
 		case <-retry:
 			retry = nil
+		case <-b.links:
+			if err := b.attachUplinks(); err != nil {
+				b.log.Error(err, "attach to a new device")
+			}
 		case a := <-b.addrs:
 			b.setAddrs(a)
 			if err := b.rec.flush(); err != nil {
@@ -220,8 +242,11 @@ func (b *balancer) sync(txn statedb.ReadTxn, dirty map[tables.Name]bool) {
 	v := &view{txn: txn, tables: b.cfg.Tables, nodeName: b.cfg.NodeName, zone: b.zone}
 	for name := range dirty {
 		var spec serviceSpec
-		svc, _, found := b.cfg.Tables.Services.Get(txn, tables.ServiceByName.Query(name))
-		if found {
+		if name.Namespace == hostPortsNamespace {
+			if pod, _, found := b.cfg.Tables.LocalPods.Get(txn, tables.LocalPodByID.Query(name.Name)); found {
+				spec = hostPorts(pod)
+			}
+		} else if svc, _, found := b.cfg.Tables.Services.Get(txn, tables.ServiceByName.Query(name)); found {
 			spec = v.desired(svc)
 		}
 		err := b.rec.apply(name, spec)

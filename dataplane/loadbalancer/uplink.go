@@ -3,6 +3,7 @@
 package loadbalancer
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 
@@ -12,19 +13,63 @@ import (
 	"github.com/fairlead/fairlead/dataplane/loader"
 )
 
-// attachUplinks puts the packet programs on the devices where traffic from outside arrives.
-func (b *balancer) attachUplinks(constants map[string]any) error {
+// uplinkPrograms are the packet programs as loaded, and on which devices they are.
+type uplinkPrograms struct {
+	constants map[string]any
+	overlay   int // ifindex they were loaded with; 0: none
+	tcx, xdp  *ebpf.Collection
+	on        map[string]int // device -> ifindex
+}
+
+// attachUplinks puts the packet programs on those uplinks that exist and do not have them. It is called again when a device appears; when it is the overlay
+// device, the programs are replaced by ones that know it.
+func (b *balancer) attachUplinks() error {
+	u := b.uplinks
 	if len(b.cfg.Uplinks) == 0 {
 		return nil
 	}
-	constants = maps.Clone(constants)
+	overlay := 0
 	if b.cfg.Overlay != "" {
 		dev, err := netlink.LinkByName(b.cfg.Overlay)
-		if err != nil {
+		if err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) {
 			return fmt.Errorf("overlay device %s: %w", b.cfg.Overlay, err)
 		}
-		constants["cfg_vxlan_ifindex"] = uint32(dev.Attrs().Index)
+		if err == nil {
+			overlay = dev.Attrs().Index
+		}
 	}
+	if u.tcx == nil || overlay != u.overlay {
+		if err := b.loadUplink(overlay); err != nil {
+			return err
+		}
+	}
+	var errs []error
+	for _, name := range b.cfg.Uplinks {
+		dev, err := netlink.LinkByName(name)
+		if err != nil {
+			if errors.As(err, &netlink.LinkNotFoundError{}) {
+				b.log.Info("uplink does not exist yet", "device", name)
+				continue
+			}
+			errs = append(errs, fmt.Errorf("uplink %s: %w", name, err))
+			continue
+		}
+		if u.on[name] == dev.Attrs().Index {
+			continue
+		}
+		if err := b.attachUplink(name, dev); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		u.on[name] = dev.Attrs().Index
+	}
+	return errors.Join(errs...)
+}
+
+func (b *balancer) loadUplink(overlay int) error {
+	u := b.uplinks
+	constants := maps.Clone(u.constants)
+	constants["cfg_vxlan_ifindex"] = uint32(overlay)
 	spec, err := loader.LoadUplink()
 	if err != nil {
 		return err
@@ -34,51 +79,50 @@ func (b *balancer) attachUplinks(constants map[string]any) error {
 		return fmt.Errorf("uplink programs: %w", err)
 	}
 	b.colls = append(b.colls, tcx)
-	var xdp *ebpf.Collection
-	for _, name := range b.cfg.Uplinks {
-		dev, err := netlink.LinkByName(name)
-		if err != nil {
-			return fmt.Errorf("uplink %s: %w", name, err)
-		}
-		index := dev.Attrs().Index
-		if err := b.cfg.Loader.AttachTCXFirst(tcx.Programs[loader.UplinkProgUplinkOut], index, ebpf.AttachTCXEgress, "uplink_out-"+name); err != nil {
-			return err
-		}
-		if err := b.cfg.Loader.AttachTCXFirst(tcx.Programs[loader.UplinkProgUplinkIn], index, ebpf.AttachTCXIngress, "uplink_in-"+name); err != nil {
-			return err
-		}
-		if !b.wantXDP(dev) {
-			if err := b.cfg.Loader.Detach("uplink_xdp-" + name); err != nil {
-				return err
-			}
-			b.log.Info("uplink attached", "device", name, "mode", "tcx")
-			continue
-		}
-		if xdp == nil {
-			spec, err := loader.LoadXDP()
-			if err != nil {
-				return err
-			}
-			if xdp, err = b.cfg.Loader.Load(spec, constants); err != nil {
-				return fmt.Errorf("XDP program: %w", err)
-			}
-			b.colls = append(b.colls, xdp)
-		}
-		mode, err := b.cfg.Loader.AttachXDP(xdp.Programs[loader.XDPProgUplinkXdp], index, "uplink_xdp-"+name)
-		if err != nil {
-			if b.cfg.XDP == "xdp" {
-				return err
-			}
-			b.log.Info("uplink attached", "device", name, "mode", "tcx", "xdp", err.Error())
-			continue
-		}
-		if mode == loader.XDPNative {
-			if err := xdp.Maps[loader.XDPMapXdpDevices].Put(uint32(index), uint32(index)); err != nil {
-				return fmt.Errorf("list %s as XDP device: %w", name, err)
-			}
-		}
-		b.log.Info("uplink attached", "device", name, "mode", "xdp "+string(mode))
+	u.tcx, u.overlay, u.on = tcx, overlay, map[string]int{}
+	return nil
+}
+
+func (b *balancer) attachUplink(name string, dev netlink.Link) error {
+	u, l, index := b.uplinks, b.cfg.Loader, dev.Attrs().Index
+	if err := l.AttachTCXFirst(u.tcx.Programs[loader.UplinkProgUplinkOut], index, ebpf.AttachTCXEgress, "uplink_out-"+name); err != nil {
+		return err
 	}
+	if err := l.AttachTCXFirst(u.tcx.Programs[loader.UplinkProgUplinkIn], index, ebpf.AttachTCXIngress, "uplink_in-"+name); err != nil {
+		return err
+	}
+	if !b.wantXDP(dev) {
+		b.log.Info("uplink attached", "device", name, "mode", "tcx")
+		return l.Detach("uplink_xdp-" + name)
+	}
+	if u.xdp == nil {
+		spec, err := loader.LoadXDP()
+		if err != nil {
+			return err
+		}
+		constants := maps.Clone(u.constants)
+		if dev.Type() == "veth" {
+			constants["cfg_xdp_no_tx"] = uint8(1)
+		}
+		if u.xdp, err = l.Load(spec, constants); err != nil {
+			return fmt.Errorf("XDP program: %w", err)
+		}
+		b.colls = append(b.colls, u.xdp)
+	}
+	mode, err := l.AttachXDP(u.xdp.Programs[loader.XDPProgUplinkXdp], index, "uplink_xdp-"+name)
+	if err != nil {
+		if b.cfg.XDP == "xdp" {
+			return err
+		}
+		b.log.Info("uplink attached", "device", name, "mode", "tcx", "xdp", err.Error())
+		return nil
+	}
+	if mode == loader.XDPNative {
+		if err := u.xdp.Maps[loader.XDPMapXdpDevices].Put(uint32(index), uint32(index)); err != nil {
+			return fmt.Errorf("list %s as XDP device: %w", name, err)
+		}
+	}
+	b.log.Info("uplink attached", "device", name, "mode", "xdp "+string(mode))
 	return nil
 }
 

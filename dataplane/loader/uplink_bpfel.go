@@ -36,7 +36,6 @@ const (
 	UplinkMapVipFilter           = "vip_filter"
 	UplinkProgUplinkIn           = "uplink_in"
 	UplinkProgUplinkOut          = "uplink_out"
-	UplinkVarCfgCsumIpv6         = "cfg_csum_ipv6"
 	UplinkVarCfgCtTcpClosing     = "cfg_ct_tcp_closing"
 	UplinkVarCfgCtTcpEstablished = "cfg_ct_tcp_established"
 	UplinkVarCfgCtTcpSyn         = "cfg_ct_tcp_syn"
@@ -134,7 +133,6 @@ type UplinkMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type UplinkVariableSpecs struct {
-	CfgCsumIpv6         *ebpf.VariableSpec `ebpf:"cfg_csum_ipv6"`
 	CfgCtTcpClosing     *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_closing"`
 	CfgCtTcpEstablished *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_established"`
 	CfgCtTcpSyn         *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_syn"`
@@ -225,7 +223,6 @@ func (m *UplinkMaps) Close() error {
 //
 // It can be passed to LoadUplinkObjects or ebpf.CollectionSpec.LoadAndAssign.
 type UplinkVariables struct {
-	CfgCsumIpv6         *ebpf.Variable `ebpf:"cfg_csum_ipv6"`
 	CfgCtTcpClosing     *ebpf.Variable `ebpf:"cfg_ct_tcp_closing"`
 	CfgCtTcpEstablished *ebpf.Variable `ebpf:"cfg_ct_tcp_established"`
 	CfgCtTcpSyn         *ebpf.Variable `ebpf:"cfg_ct_tcp_syn"`

@@ -53,6 +53,7 @@ const (
 	XDPVarCfgPodNet6          = "cfg_pod_net6"
 	XDPVarCfgSnatPortMax      = "cfg_snat_port_max"
 	XDPVarCfgSnatPortMin      = "cfg_snat_port_min"
+	XDPVarCfgXdpNoTx          = "cfg_xdp_no_tx"
 )
 
 // LoadXDP returns the embedded CollectionSpec for XDP.
@@ -146,6 +147,7 @@ type XDPVariableSpecs struct {
 	CfgPodNet6          *ebpf.VariableSpec `ebpf:"cfg_pod_net6"`
 	CfgSnatPortMax      *ebpf.VariableSpec `ebpf:"cfg_snat_port_max"`
 	CfgSnatPortMin      *ebpf.VariableSpec `ebpf:"cfg_snat_port_min"`
+	CfgXdpNoTx          *ebpf.VariableSpec `ebpf:"cfg_xdp_no_tx"`
 }
 
 // XDPObjects contains all objects after they have been loaded into the kernel.
@@ -234,6 +236,7 @@ type XDPVariables struct {
 	CfgPodNet6          *ebpf.Variable `ebpf:"cfg_pod_net6"`
 	CfgSnatPortMax      *ebpf.Variable `ebpf:"cfg_snat_port_max"`
 	CfgSnatPortMin      *ebpf.Variable `ebpf:"cfg_snat_port_min"`
+	CfgXdpNoTx          *ebpf.Variable `ebpf:"cfg_xdp_no_tx"`
 }
 
 // XDPPrograms contains all programs after they have been loaded into the kernel.
