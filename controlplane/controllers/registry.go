@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead/fairlead/controlplane/controllers/deployment"
 	"github.com/fairlead/fairlead/controlplane/controllers/endpointslice"
 	"github.com/fairlead/fairlead/controlplane/controllers/garbagecollector"
+	"github.com/fairlead/fairlead/controlplane/controllers/job"
 	"github.com/fairlead/fairlead/controlplane/controllers/namespace"
 	"github.com/fairlead/fairlead/controlplane/controllers/nodeipam"
 	"github.com/fairlead/fairlead/controlplane/controllers/nodelifecycle"
@@ -55,6 +56,7 @@ var Registry = []Registration{
 	{"clusterdns", clusterdns.New, []string{"v1/services", "v1/nodes", "discovery.k8s.io/v1/endpointslices"}},
 	{"service-lb", cloud.New, []string{"v1/services", "v1/nodes"}},
 	{"daemonset", daemonset.New, []string{"apps/v1/daemonsets", "apps/v1/controllerrevisions"}},
+	{"job", job.New, []string{"batch/v1/jobs"}},
 	{"endpointslice", endpointslice.New, []string{"v1/services", "discovery.k8s.io/v1/endpointslices"}},
 }
 

@@ -100,7 +100,7 @@ func (l *loop) sync(ctx context.Context, key string) error {
 	var manageErr error
 	if l.expect.Satisfied(key) {
 		manageErr = s.manage(ctx)
-		if manageErr == nil && l.expect.Satisfied(key) && s.ds.Spec.UpdateStrategy.Type == appsv1.RollingUpdateDaemonSetStrategyType {
+		if manageErr == nil && !s.wrote && s.ds.Spec.UpdateStrategy.Type == appsv1.RollingUpdateDaemonSetStrategyType {
 			manageErr = s.update(ctx)
 		}
 	}
@@ -123,6 +123,7 @@ type state struct {
 	mine    []*corev1.Pod
 	byNode  map[string][]*corev1.Pod
 	nodes   []*corev1.Node
+	wrote   bool // pods were created or deleted, so mine is out of date
 }
 
 func (s *state) load(ctx context.Context, selector labels.Selector) error {

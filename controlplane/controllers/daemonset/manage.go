@@ -152,6 +152,7 @@ func (s *state) apply(ctx context.Context, create []string, remove []*corev1.Pod
 	if len(create)+len(remove) == 0 {
 		return nil
 	}
+	s.wrote = true
 	slices.Sort(create)
 	create, remove = create[:min(burst, len(create))], remove[:min(burst, len(remove))]
 	uids := make([]types.UID, len(remove))
