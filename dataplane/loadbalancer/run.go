@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/statedb"
 	"k8s.io/klog/v2"
 
+	"github.com/fairlead/fairlead/dataplane/conntrack"
 	"github.com/fairlead/fairlead/dataplane/loader"
 	"github.com/fairlead/fairlead/dataplane/tables"
 )
@@ -28,8 +29,12 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	sweepCtx, cancel := context.WithCancel(ctx)
+	swept := make(chan error, 1)
+	go func() { swept <- b.sweep(sweepCtx) }()
 	err = b.run(ctx)
-	return errors.Join(err, b.close())
+	cancel()
+	return errors.Join(err, <-swept, b.close())
 }
 
 // balancer is Run's state.
@@ -37,6 +42,7 @@ type balancer struct {
 	cfg     Config
 	log     klog.Logger
 	colls   []*ebpf.Collection
+	maps    map[string]*ebpf.Map
 	k       *kernel
 	rec     *reconciler
 	addrs   <-chan map[netip.Addr]bool
@@ -59,6 +65,7 @@ func newBalancer(ctx context.Context, cfg Config) (*balancer, error) {
 	if err != nil {
 		return nil, errors.Join(err, b.close())
 	}
+	b.maps = maps
 	if b.k, err = openKernel(maps); err != nil {
 		return nil, errors.Join(err, b.close())
 	}
@@ -86,6 +93,30 @@ func newBalancer(ctx context.Context, cfg Config) (*balancer, error) {
 	b.metrics = newMetrics(cfg.Registerer, maps, b.rec)
 	b.stop = append(b.stop, b.health.close, b.names.close, b.metrics.close)
 	return b, nil
+}
+
+// sweep keeps the connection tables in bounds.
+func (b *balancer) sweep(ctx context.Context) error {
+	life, err := conntrack.DefaultLifetimes()
+	if err != nil {
+		return err
+	}
+	rows := b.k.backends
+	gone := func(e *loader.BPFCt) bool {
+		if int(e.Backend) >= len(rows) {
+			return true
+		}
+		// A plain read beside the reconciler's writes: a wrong answer removes a datagram flow a sweep too early or too late.
+		row := &rows[e.Backend]
+		return row.Generation != e.Generation || row.Flags&backendLive == 0
+	}
+	return conntrack.Run(ctx, conntrack.Config{
+		Tables: map[string]*conntrack.Table{
+			"tcp": {Map: b.maps[loader.BPFMapCtTcp], TCP: true, Lifetimes: life},
+			"any": {Map: b.maps[loader.BPFMapCtAny], Lifetimes: life, Gone: gone},
+		},
+		Registerer: b.cfg.Registerer,
+	})
 }
 
 func (b *balancer) close() error {

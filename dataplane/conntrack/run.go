@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package conntrack
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/klog/v2"
+)
+
+// Config is what Run needs.
+type Config struct {
+	// Tables are swept in turn, by name.
+	Tables map[string]*Table
+	// Interval between sweeps; zero: 10 s. Under pressure it is a second.
+	Interval time.Duration
+	// Registerer gets the metrics; nil: none.
+	Registerer prometheus.Registerer
+}
+
+// Run sweeps the tables until ctx ends.
+func Run(ctx context.Context, cfg Config) error {
+	log := klog.FromContext(ctx).WithName("conntrack")
+	if cfg.Interval == 0 {
+		cfg.Interval = 10 * time.Second
+	}
+	gauge := func(name, help string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, []string{"table"})
+	}
+	entries := gauge("fairlead_conntrack_entries", "Entries in a connection table, two per connection.")
+	capacity := gauge("fairlead_conntrack_capacity", "Entries a connection table can hold.")
+	unanswered := gauge("fairlead_conntrack_unanswered", "Entries of connections that nobody has answered.")
+	removed := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairlead_conntrack_removed_total", Help: "Entries removed by sweeps."}, []string{"table"})
+	took := prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "fairlead_conntrack_sweep_seconds", Help: "Duration of sweeps.", Buckets: prometheus.ExponentialBuckets(1e-4, 4, 10),
+	})
+	if cfg.Registerer != nil {
+		for _, c := range []prometheus.Collector{entries, capacity, unanswered, removed, took} {
+			if cfg.Registerer.Register(c) == nil {
+				defer cfg.Registerer.Unregister(c)
+			}
+		}
+	}
+	pressed := map[string]bool{}
+	for {
+		wait := cfg.Interval
+		for name, t := range cfg.Tables {
+			r, err := t.Sweep(Now(), pressed[name])
+			if err != nil {
+				log.Error(err, "sweep", "table", name)
+				continue
+			}
+			entries.WithLabelValues(name).Set(float64(r.Entries))
+			capacity.WithLabelValues(name).Set(float64(r.Capacity))
+			unanswered.WithLabelValues(name).Set(float64(r.New))
+			removed.WithLabelValues(name).Add(float64(r.Removed))
+			took.Observe(r.Took.Seconds())
+			was := pressed[name]
+			pressed[name] = float64(r.Entries) > PressureAt*float64(r.Capacity)
+			if pressed[name] {
+				wait = min(wait, time.Second)
+				if !was {
+					log.Info("connection table is nearly full; unanswered connections are removed early", "table", name, "entries", r.Entries, "capacity", r.Capacity)
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
