@@ -5,7 +5,7 @@
 //
 //	go run ./hack/images pause -o dataplane/containerd/pause/pause_amd64.tar
 //	go run ./hack/images busybox -o out/images/busybox.tar
-//	go run ./hack/images program -name example.com/app:1 -o app.tar ./out/app [more files as SRC=/DST]
+//	go run ./hack/images program -name example.com/app:1 -o app.tar ./out/app [more files as SRC=/DST]   ("program" may be left out)
 package main
 
 import (
@@ -34,10 +34,14 @@ func run(args []string, stderr io.Writer) error {
 	if len(args) == 0 {
 		return errors.New("usage: images pause|busybox|program [-name REF] -o FILE [files]")
 	}
+	if strings.HasPrefix(args[0], "-") {
+		args = append([]string{"program"}, args...)
+	}
 	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	output := flags.String("o", "", "archive to write")
 	name := flags.String("name", "", "image reference")
+	entrypoint := flags.String("entrypoint", "", "program to run; program: the first file")
 	arch := flags.String("arch", runtime.GOARCH, "architecture")
 	source := flags.String("source", "hack/images/pause/pause.c", "source of the pause program")
 	if err := flags.Parse(args[1:]); err != nil {
@@ -63,6 +67,9 @@ func run(args []string, stderr io.Writer) error {
 	}
 	if *name != "" {
 		image.Name = *name
+	}
+	if *entrypoint != "" {
+		image.Entrypoint = []string{*entrypoint}
 	}
 	if image.Name == "" {
 		return errors.New("-name REF is missing")

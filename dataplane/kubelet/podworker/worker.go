@@ -262,7 +262,10 @@ func (w *worker) admit(pod *v1.Pod, seen *observed.Pod) {
 	if len(seen.Sandboxes) > 0 || len(seen.Containers) > 0 || pod.Status.Phase == v1.PodRunning {
 		return
 	}
-	if reason, message := w.Admit(pod); reason != "" {
+	w.mu.Unlock() // Admit looks at all pods, this one too
+	reason, message := w.Admit(pod)
+	w.mu.Lock()
+	if reason != "" && w.ending == nil {
 		w.Event(pod, "", true, reason, message)
 		w.ending = &sync.Ending{Deadline: time.Now(), Reason: reason, Message: message}
 	}
