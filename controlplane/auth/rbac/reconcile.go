@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 
+	"golang.org/x/sync/errgroup"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -13,67 +15,108 @@ import (
 	"k8s.io/component-helpers/auth/rbac/reconciliation"
 )
 
+// writers is how many objects are written at once: readiness waits for an empty cluster to be filled.
+const writers = 16
+
 // Reconcile leaves the cluster holding everything of p: missing objects are created, missing rules and subjects added, additions of the
-// administrator kept, objects annotated rbac.authorization.kubernetes.io/autoupdate=false left alone. It is idempotent.
-//
-// When nothing is stored yet it writes everything without reading each object first, so that an empty cluster is ready sooner.
+// administrator kept, objects annotated rbac.authorization.kubernetes.io/autoupdate=false left alone. It is idempotent, and when nothing
+// is missing it only lists.
 func Reconcile(ctx context.Context, client kubernetes.Interface, p *Policy) error {
-	rbac := client.RbacV1()
-	existing, err := rbac.ClusterRoles().List(ctx, metav1.ListOptions{Limit: 1})
+	rbac, namespaces := client.RbacV1(), client.CoreV1().Namespaces()
+	roles, err := rbac.ClusterRoles().List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("default roles: %w", err)
 	}
-	fresh := len(existing.Items) == 0
-	for _, r := range p.ClusterRoles {
-		if fresh {
-			if _, err := rbac.ClusterRoles().Create(ctx, r, metav1.CreateOptions{}); err == nil {
-				continue
+	bindings, err := rbac.ClusterRoleBindings().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("default role bindings: %w", err)
+	}
+	listedRoles := map[string]reconciliation.RuleOwner{}
+	for i := range roles.Items {
+		listedRoles[roles.Items[i].Name] = reconciliation.ClusterRoleRuleOwner{ClusterRole: &roles.Items[i]}
+	}
+	listedBindings := map[string]reconciliation.RoleBinding{}
+	for i := range bindings.Items {
+		listedBindings[bindings.Items[i].Name] = reconciliation.ClusterRoleBindingAdapter{ClusterRoleBinding: &bindings.Items[i]}
+	}
+
+	var group errgroup.Group
+	group.SetLimit(writers)
+	role := func(kind string, r reconciliation.RuleOwner, live reconciliation.RuleOwnerModifier, listed map[string]reconciliation.RuleOwner) {
+		group.Go(func() error {
+			o := reconciliation.ReconcileRoleOptions{Role: r, Client: live, Confirm: true}
+			if listed != nil {
+				o.Client = knownRoles{live, listed}
 			}
-		}
-		o := reconciliation.ReconcileRoleOptions{
-			Role: reconciliation.ClusterRoleRuleOwner{ClusterRole: r.DeepCopy()}, Client: reconciliation.ClusterRoleModifier{Client: rbac.ClusterRoles()}, Confirm: true,
-		}
-		if err := attempt(func() error { _, err := o.Run(); return err }); err != nil {
-			return fmt.Errorf("default ClusterRole %s: %w", r.Name, err)
-		}
+			return attempt(kind+" "+r.GetName(), func() error {
+				_, err := o.Run()
+				o.Client = live // what was listed may be old by now
+				return err
+			})
+		})
+	}
+	binding := func(kind string, b reconciliation.RoleBinding, live reconciliation.RoleBindingModifier, listed map[string]reconciliation.RoleBinding) {
+		group.Go(func() error {
+			o := reconciliation.ReconcileRoleBindingOptions{RoleBinding: b, Client: live, Confirm: true}
+			if listed != nil {
+				o.Client = knownBindings{live, listed}
+			}
+			return attempt(kind+" "+b.GetName(), func() error {
+				_, err := o.Run()
+				o.Client = live
+				return err
+			})
+		})
+	}
+	for _, r := range p.ClusterRoles {
+		role("ClusterRole", reconciliation.ClusterRoleRuleOwner{ClusterRole: r.DeepCopy()}, reconciliation.ClusterRoleModifier{Client: rbac.ClusterRoles()}, listedRoles)
 	}
 	for _, b := range p.ClusterRoleBindings {
-		if fresh {
-			if _, err := rbac.ClusterRoleBindings().Create(ctx, b, metav1.CreateOptions{}); err == nil {
-				continue
-			}
-		}
-		o := reconciliation.ReconcileRoleBindingOptions{
-			RoleBinding: reconciliation.ClusterRoleBindingAdapter{ClusterRoleBinding: b.DeepCopy()},
-			Client:      reconciliation.ClusterRoleBindingClientAdapter{Client: rbac.ClusterRoleBindings()}, Confirm: true,
-		}
-		if err := attempt(func() error { _, err := o.Run(); return err }); err != nil {
-			return fmt.Errorf("default ClusterRoleBinding %s: %w", b.Name, err)
-		}
+		binding("ClusterRoleBinding", reconciliation.ClusterRoleBindingAdapter{ClusterRoleBinding: b.DeepCopy()},
+			reconciliation.ClusterRoleBindingClientAdapter{Client: rbac.ClusterRoleBindings()}, listedBindings)
 	}
 	for _, r := range p.Roles {
-		o := reconciliation.ReconcileRoleOptions{
-			Role:    reconciliation.RoleRuleOwner{Role: r.DeepCopy()},
-			Client:  reconciliation.RoleModifier{Client: rbac, NamespaceClient: client.CoreV1().Namespaces()},
-			Confirm: true,
-		}
-		if err := attempt(func() error { _, err := o.Run(); return err }); err != nil {
-			return fmt.Errorf("default Role %s/%s: %w", r.Namespace, r.Name, err)
-		}
+		role("Role", reconciliation.RoleRuleOwner{Role: r.DeepCopy()}, reconciliation.RoleModifier{Client: rbac, NamespaceClient: namespaces}, nil)
 	}
 	for _, b := range p.RoleBindings {
-		o := reconciliation.ReconcileRoleBindingOptions{
-			RoleBinding: reconciliation.RoleBindingAdapter{RoleBinding: b.DeepCopy()},
-			Client:      reconciliation.RoleBindingClientAdapter{Client: rbac, NamespaceClient: client.CoreV1().Namespaces()}, Confirm: true,
-		}
-		if err := attempt(func() error { _, err := o.Run(); return err }); err != nil {
-			return fmt.Errorf("default RoleBinding %s/%s: %w", b.Namespace, b.Name, err)
-		}
+		binding("RoleBinding", reconciliation.RoleBindingAdapter{RoleBinding: b.DeepCopy()},
+			reconciliation.RoleBindingClientAdapter{Client: rbac, NamespaceClient: namespaces}, nil)
+	}
+	return group.Wait()
+}
+
+// attempt retries while another server writes the same object.
+func attempt(what string, f func() error) error {
+	again := func(err error) bool {
+		return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsServiceUnavailable(err)
+	}
+	if err := retry.OnError(retry.DefaultBackoff, again, f); err != nil {
+		return fmt.Errorf("default %s: %w", what, err)
 	}
 	return nil
 }
 
-// attempt retries while another server writes the same object.
-func attempt(f func() error) error {
-	return retry.OnError(retry.DefaultBackoff, func(err error) bool { return apierrors.IsConflict(err) || apierrors.IsServiceUnavailable(err) }, f)
+// knownRoles and knownBindings read from a list and write live.
+type knownRoles struct {
+	reconciliation.RuleOwnerModifier
+	listed map[string]reconciliation.RuleOwner
+}
+
+func (k knownRoles) Get(_, name string) (reconciliation.RuleOwner, error) {
+	if r, ok := k.listed[name]; ok {
+		return r, nil
+	}
+	return nil, apierrors.NewNotFound(rbacv1.Resource("clusterroles"), name)
+}
+
+type knownBindings struct {
+	reconciliation.RoleBindingModifier
+	listed map[string]reconciliation.RoleBinding
+}
+
+func (k knownBindings) Get(_, name string) (reconciliation.RoleBinding, error) {
+	if b, ok := k.listed[name]; ok {
+		return b, nil
+	}
+	return nil, apierrors.NewNotFound(rbacv1.Resource("clusterrolebindings"), name)
 }
