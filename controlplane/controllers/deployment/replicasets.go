@@ -195,7 +195,8 @@ func (r *rollout) setRevision(ctx context.Context, rev string) error {
 	if err != nil {
 		return err
 	}
-	d, err := r.c.Client.AppsV1().Deployments(r.d.Namespace).Patch(ctx, r.d.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	// Through the status subresource: a changed annotation of the main one would be a new generation, as if the user had asked for something.
+	d, err := r.c.Client.AppsV1().Deployments(r.d.Namespace).Patch(ctx, r.d.Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
 	if err != nil {
 		return err
 	}
