@@ -27,8 +27,11 @@ type plan struct {
 func (p *plan) empty() bool { return len(p.volumes) == 0 && p.devices == nil }
 
 // reserve decides about volumes and devices of a pod that goes to n, and assumes the decisions.
-func (s *Scheduler) reserve(item *queue.Item, n *cluster.Node) *plan {
-	p := &plan{volumes: s.eval.DecideVolumes(item.Class.Needs, n)}
+func (s *Scheduler) reserve(item *queue.Item, n *cluster.Node, devices *placement.DeviceDecision) *plan {
+	p := &plan{volumes: s.eval.DecideVolumes(item.Class.Needs, n), devices: devices}
+	if devices != nil {
+		s.eval.Devices.Assume(devices)
+	}
 	for _, d := range p.volumes {
 		if d.Volume != nil {
 			s.state.Storage.AssumeVolume(d.Volume.Name, d.Key)
@@ -39,8 +42,11 @@ func (s *Scheduler) reserve(item *queue.Item, n *cluster.Node) *plan {
 	return p
 }
 
-// release takes back what reserve assumed: it is in the API now, or will never be.
-func (s *Scheduler) release(p *plan) {
+// release takes back what reserve assumed: it is in the API now, or will never be. Allocated devices stay assumed until the claim's event comes.
+func (s *Scheduler) release(p *plan, bound bool) {
+	if p.devices != nil && !bound {
+		s.eval.Devices.Forget(p.devices)
+	}
 	for _, d := range p.volumes {
 		s.state.Storage.Release(d.Key)
 	}
@@ -67,7 +73,7 @@ func (s *Scheduler) bind(ctx context.Context, item *queue.Item, node string, p *
 	}
 	done()
 	if !p.empty() {
-		s.locked(func() { s.release(p) })
+		s.locked(func() { s.release(p, err == nil) })
 	}
 	if err == nil {
 		podAttempts.Observe(float64(item.Attempts))

@@ -75,7 +75,7 @@ func (s *Scheduler) attempt(ctx context.Context, item *queue.Item, now time.Time
 	if result.Node != nil {
 		observeAttempt(scheduled, profile.SchedulerName, took)
 		s.state.Denominate(item.Pod.UID)
-		p := s.reserve(item, result.Node)
+		p := s.reserve(item, result.Node, result.Devices)
 		s.state.Assume(item.Pod, result.Node, item.Class.Shape)
 		node := result.Node.Name
 		s.log.V(3).Info("Found a node", "pod", klogPod(item.Pod), "node", node, "feasible", result.Feasible)

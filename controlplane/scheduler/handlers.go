@@ -4,14 +4,17 @@ package scheduler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	appsv1 "k8s.io/api/apps/v1"
 	v1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/dynamic-resource-allocation/resourceclaim"
 
 	"github.com/fairlead/fairlead/controlplane/scheduler/cluster"
 	"github.com/fairlead/fairlead/controlplane/scheduler/placement"
@@ -70,7 +73,17 @@ func (s *Scheduler) watch(_ context.Context, factory informers.SharedInformerFac
 			return nil, err
 		}
 	}
-	return registrations, nil
+	if !s.hasDevices() {
+		return registrations, nil
+	}
+	devices, d := factory.Resource().V1(), s.eval.Devices
+	err := errors.Join(
+		add(devices.ResourceClaims().Informer(), on(s, func(_, o *resourcev1.ResourceClaim) { s.devices(func() { d.SetClaim(o) }) },
+			func(o *resourcev1.ResourceClaim) { s.devices(func() { d.DeleteClaim(o) }) })),
+		add(devices.ResourceSlices().Informer(), on(s, func(_, o *resourcev1.ResourceSlice) { s.devices(func() { d.SetSlice(o) }) }, d.DeleteSlice)),
+		add(devices.DeviceClasses().Informer(), on(s, func(_, o *resourcev1.DeviceClass) { s.devices(func() { d.SetClass(o) }) }, d.DeleteClass)),
+	)
+	return registrations, err
 }
 
 // on makes a handler that calls set and remove under the lock. set gets nil as old for an object that is new.
@@ -182,7 +195,8 @@ func (s *Scheduler) setPod(old, pod *v1.Pod) {
 // samePlacement reports whether an update certainly left alone everything that placement reads: it was one of status.
 func samePlacement(old, pod *v1.Pod) bool {
 	return old.Generation == pod.Generation && old.Generation != 0 && mapsEqual(old.Labels, pod.Labels) && mapsEqual(old.Annotations, pod.Annotations) &&
-		len(old.Spec.SchedulingGates) == len(pod.Spec.SchedulingGates)
+		len(old.Spec.SchedulingGates) == len(pod.Spec.SchedulingGates) &&
+		resourceclaim.PodStatusEqual(old.Status.ResourceClaimStatuses, pod.Status.ResourceClaimStatuses)
 }
 
 func (s *Scheduler) deletePod(pod *v1.Pod) {

@@ -57,3 +57,9 @@ func (s *Scheduler) storage(change func()) {
 	change()
 	s.wake(volumePlugins)
 }
+
+// devices changes a device object and wakes the pods that wait for devices.
+func (s *Scheduler) devices(change func()) {
+	change()
+	s.wake(placement.PluginSet(0).With(placement.DynamicResources))
+}

@@ -30,10 +30,16 @@ type world struct {
 	failBind int // how many bindings will fail from now on
 }
 
-// newClient returns a fake API server that carries out bindings.
+// newWorld starts a fake API server that carries out bindings, and a scheduler.
 func newWorld(t *testing.T, cfg Config, objects ...runtime.Object) *world {
 	t.Helper()
+	return newWorldWith(t, cfg, func(*fake.Clientset) {}, objects...)
+}
+
+func newWorldWith(t *testing.T, cfg Config, setUp func(*fake.Clientset), objects ...runtime.Object) *world {
+	t.Helper()
 	w := &world{t: t, client: fake.NewClientset(objects...)}
+	setUp(w.client)
 	w.client.PrependReactor("create", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		if action.GetSubresource() != "binding" {
 			return false, nil, nil

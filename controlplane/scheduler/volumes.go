@@ -124,7 +124,3 @@ func (s *Scheduler) volumesPending(pod *v1.Pod, node string, decisions []placeme
 	}
 	return "", nil
 }
-
-func (s *Scheduler) prepareDevices(context.Context, *v1.Pod, *placement.DeviceDecision) error {
-	return nil
-}

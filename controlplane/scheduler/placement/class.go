@@ -220,6 +220,11 @@ func needsKey(pod *v1.Pod, profile *Profile, affinity *v1.NodeAffinity) string {
 	}
 	if len(spec.ResourceClaims) > 0 {
 		key += "\x00" + string(pod.UID) // a claim may be generated for this pod alone
+		for _, status := range pod.Status.ResourceClaimStatuses {
+			if status.ResourceClaimName != nil {
+				key += "\x00" + *status.ResourceClaimName
+			}
+		}
 	}
 	return key
 }

@@ -15,6 +15,7 @@ type Evaluator struct {
 	Defaults Defaults
 	// Budgets are the disruption budgets by namespace, which preemption spares if it can.
 	Budgets map[string][]*Budget
+	Devices *Devices
 	// MaxViews bounds how many Views and verdicts are kept; each takes about 50 bytes per node.
 	MaxViews int
 
@@ -36,14 +37,15 @@ type Evaluator struct {
 
 // New returns an Evaluator over state.
 func New(state *cluster.State) *Evaluator {
-	return &Evaluator{State: state, MaxViews: 512, reasons: newReasons(), Budgets: map[string][]*Budget{}, needs: map[string]*Needs{}, classes: map[string]*Class{}}
+	return &Evaluator{State: state, MaxViews: 512, reasons: newReasons(), Budgets: map[string][]*Budget{}, Devices: NewDevices(), needs: map[string]*Needs{}, classes: map[string]*Class{}}
 }
 
 // Result is where a pod should go, or why nowhere.
 type Result struct {
-	Node      *cluster.Node // nil: nowhere
-	Feasible  int           // how many nodes would do
-	Diagnosis *Diagnosis    // set if Node is nil
+	Node      *cluster.Node   // nil: nowhere
+	Feasible  int             // how many nodes would do
+	Diagnosis *Diagnosis      // set if Node is nil
+	Devices   *DeviceDecision // set if the pod has device claims
 }
 
 // Place finds the best node for r. It changes nothing; the caller assumes the pod there.
@@ -54,6 +56,9 @@ func (e *Evaluator) Place(r Request) Result {
 	}
 	if v.blocked != "" {
 		return Result{Diagnosis: v.diagnose()}
+	}
+	if len(r.Pod.Spec.ResourceClaims) > 0 && r.Class.Profile.Filters.Has(DynamicResources) {
+		return e.placeWithDevices(v, r)
 	}
 	if n := e.State.NominatedTo(r.Pod.UID); n != nil {
 		v.prepareGates()
