@@ -39,6 +39,8 @@ type Config struct {
 	Ready func() error
 	// Sandboxes lists the container IDs of every pod sandbox that the container runtime knows, whatever its state. nil: the sweep relies on interfaces alone.
 	Sandboxes func(context.Context) (map[string]bool, error)
+	// OnListening is called when the socket answers. May be nil.
+	OnListening func()
 	// SweepInterval is the time between two looks for leaks; 0: a minute.
 	SweepInterval time.Duration
 }
@@ -101,6 +103,9 @@ func Run(ctx context.Context, cfg Config) error {
 		klog.FromContext(ctx).Error(err, "Some queued CNI deletions stay queued")
 	}
 	lock.Close()
+	if cfg.OnListening != nil {
+		cfg.OnListening()
+	}
 	wg.Go(func() { s.sweepLoop(ctx) })
 	return wire.Serve(ctx, l, s)
 }

@@ -69,6 +69,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer pool.Close()
+	listening, addressed := make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	router, err := route.New(route.Config{
 		NodeName: cfg.NodeName, Loader: cfg.Loader, Tables: cfg.Tables, Uplinks: cfg.Uplinks, Mode: cfg.Mode, MTU: cfg.MTU,
@@ -79,10 +80,8 @@ func Run(ctx context.Context, cfg Config) error {
 				log.Error(err, "Pods cannot have addresses from the node's pod CIDRs", "podCIDRs", cidrs)
 				return
 			}
-			log.Info("Pod network is ready", "podCIDRs", cidrs)
-			if cfg.OnReady != nil {
-				once.Do(cfg.OnReady)
-			}
+			log.Info("Pods get addresses", "podCIDRs", cidrs)
+			once.Do(func() { close(addressed) })
 		},
 	})
 	if err != nil {
@@ -95,7 +94,21 @@ func Run(ctx context.Context, cfg Config) error {
 		return endpoint.Run(ctx, endpoint.Config{
 			Socket: cfg.Socket(), DataDir: cfg.DataDir, QueueDir: cfg.QueueDir(), Loader: cfg.Loader, Tables: cfg.Tables, Pool: pool,
 			Constants: router.Constants(), MTU: router.MTU, Sandboxes: cfg.Sandboxes, SweepInterval: cfg.SweepInterval,
+			OnListening: func() { close(listening) },
 		})
+	})
+	g.Go(func() error {
+		for _, c := range []chan struct{}{listening, addressed} {
+			select {
+			case <-c:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		if cfg.OnReady != nil {
+			cfg.OnReady()
+		}
+		return nil
 	})
 	return g.Wait()
 }

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync/atomic"
-	"testing"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -20,6 +19,14 @@ import (
 
 // Prefix begins the name of every namespace made here.
 const Prefix = "flp-"
+
+// TB is the part of testing.TB that this package needs, so that benchmark programs can use it too.
+type TB interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Cleanup(func())
+}
 
 var serial atomic.Uint32
 
@@ -33,7 +40,7 @@ type NS struct {
 func (n *NS) Path() string { return filepath.Join("/var/run/netns", n.Name) }
 
 // NewNS makes a namespace with its loopback up. It goes with tb, or by Delete.
-func NewNS(tb testing.TB, what string) *NS {
+func NewNS(tb TB, what string) *NS {
 	tb.Helper()
 	n := &NS{Name: fmt.Sprintf("%s%d-%d-%s", Prefix, os.Getpid(), serial.Add(1), what)}
 	onThread(func() {
@@ -110,7 +117,7 @@ func onThread(f func()) {
 }
 
 // Netlink returns a handle inside the namespace, closed with tb.
-func (n *NS) Netlink(tb testing.TB) *netlink.Handle {
+func (n *NS) Netlink(tb TB) *netlink.Handle {
 	tb.Helper()
 	h, err := netlink.NewHandleAt(n.f, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -121,7 +128,7 @@ func (n *NS) Netlink(tb testing.TB) *netlink.Handle {
 }
 
 // Connect makes a veth pair between a and b with the given device names and prefixes, both up.
-func Connect(tb testing.TB, a *NS, devA string, addrsA []string, b *NS, devB string, addrsB []string, mtu int) {
+func Connect(tb TB, a *NS, devA string, addrsA []string, b *NS, devB string, addrsB []string, mtu int) {
 	tb.Helper()
 	ha, hb := a.Netlink(tb), b.Netlink(tb)
 	v := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: devA, MTU: mtu}, PeerName: devB, PeerMTU: uint32(mtu), PeerNamespace: netlink.NsFd(b.f)}
@@ -154,7 +161,7 @@ func Connect(tb testing.TB, a *NS, devA string, addrsA []string, b *NS, devB str
 }
 
 // Route adds a route by a gateway inside n.
-func (n *NS) Route(tb testing.TB, dst, via string) {
+func (n *NS) Route(tb TB, dst, via string) {
 	tb.Helper()
 	p := netip.MustParsePrefix(dst)
 	r := &netlink.Route{Dst: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}, Gw: netip.MustParseAddr(via).AsSlice()}
@@ -164,7 +171,7 @@ func (n *NS) Route(tb testing.TB, dst, via string) {
 }
 
 // Bridge makes a bridge in n with the given devices as ports and the prefixes as its addresses: a common link for all who are behind the ports.
-func (n *NS) Bridge(tb testing.TB, name string, ports []string, addrs ...string) {
+func (n *NS) Bridge(tb TB, name string, ports []string, addrs ...string) {
 	tb.Helper()
 	h := n.Netlink(tb)
 	if err := h.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}}); err != nil {
@@ -199,7 +206,7 @@ func (n *NS) Bridge(tb testing.TB, name string, ports []string, addrs ...string)
 }
 
 // Sysctl sets a sysctl of the namespace.
-func (n *NS) Sysctl(tb testing.TB, key, value string) {
+func (n *NS) Sysctl(tb TB, key, value string) {
 	tb.Helper()
 	var err error
 	n.Do(func() { err = os.WriteFile(filepath.Join("/proc/sys", key), []byte(value), 0o644) })
