@@ -39,7 +39,7 @@ func (a *assembly) builtin(ctx context.Context, c *genericapiserver.Config, next
 		return nil, err
 	}
 	review.Install(storages.put, review.Config{Token: a.guards.TokenAuthenticator, Audiences: a.guards.APIAudiences, Authorizer: a.guards.Authorizer, Rules: a.guards.Rules})
-	closeCore, err := core.Install(storages.put, built, core.Config{
+	installed, err := core.Install(storages.put, built, core.Config{
 		Client: a.env.Client, Kubelet: a.cfg.Kubelet, ServiceAccountToken: a.guards.ServiceAccountToken,
 		ServiceCIDRs: a.cfg.ServiceCIDRs, NodePorts: a.cfg.NodePorts, MoreCIDRs: a.env.Informers.Networking().V1().ServiceCIDRs().Lister(),
 		Options: c.RESTOptionsGetter,
@@ -47,7 +47,14 @@ func (a *assembly) builtin(ctx context.Context, c *genericapiserver.Config, next
 	if err != nil {
 		return nil, err
 	}
-	server.RegisterDestroyFunc(closeCore)
+	server.RegisterDestroyFunc(installed.Close)
+	err = server.AddPostStartHook("start-service-ip-repair-controllers", func(hook genericapiserver.PostStartHookContext) error {
+		go func() { _ = installed.Repair(hook) }()
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
 	if err := a.install(server, storages); err != nil {
 		return nil, err
 	}

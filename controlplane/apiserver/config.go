@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/authenticatorfactory"
@@ -74,6 +75,8 @@ type Config struct {
 type Store struct {
 	Endpoints                 []string
 	CertFile, KeyFile, CAFile string
+	// Client, when not nil, is a client of an etcd in this process; the API's objects then go through it. Endpoints are needed all the same.
+	Client *clientv3.Client
 	// Prefix of all keys; default /registry.
 	Prefix string
 }

@@ -39,7 +39,7 @@ func (a *assembly) ownStorage(codec runtime.Codec, gv schema.GroupVersion) (gene
 	o.StorageConfig.Codec = codec
 	o.StorageConfig.EncodeVersioner = runtime.NewMultiGroupVersioner(gv, schema.GroupKind{Group: gv.Group})
 	o.SkipHealthEndpoints = true
-	c.RESTOptionsGetter = o.CreateRESTOptionsGetter(&genericoptions.SimpleStorageFactory{StorageConfig: o.StorageConfig}, a.generic.ResourceTransformers)
+	c.RESTOptionsGetter = a.direct.options(o.CreateRESTOptionsGetter(&genericoptions.SimpleStorageFactory{StorageConfig: o.StorageConfig}, a.generic.ResourceTransformers))
 	resources := serverstorage.NewResourceConfig()
 	resources.EnableVersions(gv)
 	c.MergedResourceConfig = resources
@@ -53,7 +53,7 @@ func (a *assembly) extensions() apiextensionsapiserver.CompletedConfig {
 	cfg := &apiextensionsapiserver.Config{
 		GenericConfig: &genericapiserver.RecommendedConfig{Config: c, SharedInformerFactory: a.env.Informers},
 		ExtraConfig: apiextensionsapiserver.ExtraConfig{
-			CRDRESTOptionsGetter: apiextensionsoptions.NewCRDRESTOptionsGetter(o, a.generic.ResourceTransformers, a.generic.StorageObjectCountTracker),
+			CRDRESTOptionsGetter: a.direct.options(apiextensionsoptions.NewCRDRESTOptionsGetter(o, a.generic.ResourceTransformers, a.generic.StorageObjectCountTracker)),
 			MasterCount:          1,
 			ServiceResolver:      a.services,
 			AuthResolverWrapper:  webhook.NewDefaultAuthenticationInfoResolverWrapper(nil, nil, a.generic.LoopbackClientConfig, a.generic.TracerProvider),

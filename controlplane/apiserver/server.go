@@ -58,6 +58,7 @@ type assembly struct {
 	guards    Guards
 	services  apiserver.ServiceResolver
 	resources *serverstorage.ResourceConfig
+	direct    *direct // nil when the store is elsewhere
 }
 
 // New assembles a server. The store must be reachable when Run is called.
@@ -184,6 +185,8 @@ func (a *assembly) store() error {
 	if err := o.ApplyWithStorageFactoryTo(factory, a.generic); err != nil {
 		return fmt.Errorf("set up storage: %w", err)
 	}
+	a.direct = newDirect(a.cfg.Store.Client)
+	a.generic.RESTOptionsGetter = a.direct.options(a.generic.RESTOptionsGetter)
 	return nil
 }
 
@@ -297,6 +300,7 @@ func (a *assembly) chain(ctx context.Context) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	front.GenericAPIServer.RegisterDestroyFunc(a.direct.close)
 	s := &Server{aggregator: front, loopback: a.generic.LoopbackClientConfig, client: a.env.Client, ready: make(chan struct{})}
 	return s, nil
 }

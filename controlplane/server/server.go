@@ -197,7 +197,7 @@ func newAPIServer(ctx context.Context, cfg Config, listener net.Listener, keys *
 		Listener: listener, ServingCert: serving, ClientCA: clientCA,
 		ProxyCertFile: keys.FrontProxyClientFile(), ProxyKeyFile: keys.FrontProxyClientFile(),
 		Advertise: cfg.advertised, AdvertisePort: port,
-		Store:        apiserver.Store{Endpoints: db.Endpoints, CertFile: db.CertFile, KeyFile: db.KeyFile, CAFile: db.CAFile},
+		Store:        apiserver.Store{Endpoints: db.Endpoints, CertFile: db.CertFile, KeyFile: db.KeyFile, CAFile: db.CAFile, Client: db.Direct()},
 		Guards:       g.build,
 		ServiceCIDRs: cfg.ServiceCIDRs, NodePorts: cfg.NodePorts,
 		Kubelet:          core.KubeletConfig{CertFile: keys.KubeletClientFile(), KeyFile: keys.KubeletClientFile(), CAFile: keys.CAFile()},

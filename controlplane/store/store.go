@@ -16,6 +16,7 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.uber.org/zap"
 	"k8s.io/klog/v2"
 )
@@ -66,6 +67,7 @@ type Store struct {
 	CertFile, KeyFile, CAFile string
 
 	etcd   *embed.Etcd
+	direct func() *clientv3.Client
 	client *clientv3.Client
 	stop   context.CancelFunc
 	guard  sync.WaitGroup
@@ -147,7 +149,8 @@ func runMember(ctx context.Context, cfg Config) (*Store, error) {
 		e.Close()
 		return nil, err
 	}
-	s := &Store{Endpoints: []string{socketURL(cfg.socket())}, etcd: e, client: client, stop: stop}
+	s := &Store{Endpoints: []string{socketURL(cfg.socket())}, etcd: e, client: client, stop: stop,
+		direct: sync.OnceValue(func() *clientv3.Client { return v3client.New(e.Server) })}
 	g := &guard{log: log, member: e.Server, client: client, dir: cfg.DataDir, minFree: cfg.MinFreeBytes, endpoint: s.Endpoints[0]}
 	if g.minFree == 0 {
 		g.minFree = defaultMinFreeBytes
@@ -159,6 +162,14 @@ func runMember(ctx context.Context, cfg Config) (*Store, error) {
 
 // Client returns a client for members, snapshots, defragmentation and alarms. It is closed by Close.
 func (s *Store) Client() *clientv3.Client { return s.client }
+
+// Direct returns a client that calls the embedded member without a socket between, or nil when the store is elsewhere. It ends with the store.
+func (s *Store) Direct() *clientv3.Client {
+	if s.etcd == nil {
+		return nil
+	}
+	return s.direct()
+}
 
 // Err delivers the error that ended the embedded member; nil channel when the store is elsewhere.
 func (s *Store) Err() <-chan error {

@@ -99,7 +99,7 @@ func Config(t testing.TB, db *store.Store) apiserver.Config {
 		ServingCert:   serving,
 		Advertise:     func() []net.IP { return []net.IP{net.IPv4(192, 0, 2, 1)} },
 		AdvertisePort: 6443,
-		Store:         apiserver.Store{Endpoints: db.Endpoints, Prefix: "/" + string(uuid.NewUUID())},
+		Store:         apiserver.Store{Endpoints: db.Endpoints, Client: db.Direct(), Prefix: "/" + string(uuid.NewUUID())},
 		ServiceCIDRs:  []string{"10.96.0.0/16"},
 		NodePorts:     "30000-32767",
 		Guards:        Guards,

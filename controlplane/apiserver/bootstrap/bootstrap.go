@@ -59,6 +59,7 @@ func Install(server *genericapiserver.GenericAPIServer, cfg Config) error {
 		{"start-system-namespaces-controller", cfg.namespaces, true},
 		{"priority-and-fairness-config-producer", cfg.flowControl, true},
 		{"start-kubernetes-service", cfg.kubernetesService, true},
+		{"start-kubernetes-service-cidr-controller", cfg.serviceCIDR, true},
 		{"start-cluster-authentication-info-controller", cfg.authenticationInfo, true},
 	}
 	for name, run := range cfg.More {

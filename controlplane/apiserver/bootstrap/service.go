@@ -15,8 +15,10 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
@@ -219,4 +221,27 @@ func FirstAddress(cidrs []string) (string, error) {
 		return "", fmt.Errorf("service CIDR: %w", err)
 	}
 	return p.Masked().Addr().Next().String(), nil
+}
+
+// serviceCIDR keeps the ServiceCIDR "kubernetes" for the configured ranges. An object with other ranges is an earlier configuration's: it is left
+// alone, because Services may have addresses of it.
+func (c Config) serviceCIDR(ctx context.Context) error {
+	client := c.Client.NetworkingV1().ServiceCIDRs()
+	have, err := client.Get(ctx, serviceName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		have, err = client.Create(ctx, &networkingv1.ServiceCIDR{
+			ObjectMeta: metav1.ObjectMeta{Name: serviceName}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: c.ServiceCIDRs},
+		}, metav1.CreateOptions{})
+	}
+	if err != nil {
+		return ignoreExists(err)
+	}
+	if !have.DeletionTimestamp.IsZero() || meta.IsStatusConditionTrue(have.Status.Conditions, networkingv1.ServiceCIDRConditionReady) {
+		return nil
+	}
+	meta.SetStatusCondition(&have.Status.Conditions, metav1.Condition{
+		Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, Reason: "Configured", Message: "Kubernetes default Service CIDR is ready",
+	})
+	_, err = client.UpdateStatus(ctx, have, metav1.UpdateOptions{})
+	return ignoreExists(err)
 }

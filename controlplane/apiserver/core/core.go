@@ -6,7 +6,9 @@
 package core
 
 import (
+	"context"
 	"fmt"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -37,14 +39,25 @@ type Config struct {
 	Options generic.RESTOptionsGetter
 }
 
+// repairEvery is how often claims are compared with Services.
+const repairEvery = 3 * time.Minute
+
 // Built are the storages that package registry made, by resource.
 type Built map[schema.GroupVersionResource]*registry.Built
 
 // Put adds or replaces a storage.
 type Put func(gv schema.GroupVersion, resource string, s rest.Storage)
 
-// Install adds the subresources of all core kinds. The returned function ends what it opened.
-func Install(put Put, built Built, cfg Config) (closeAll func(), err error) {
+// Installed is what Install leaves to the server.
+type Installed struct {
+	// Close ends connections to the store.
+	Close func()
+	// Repair compares the claims on service addresses and ports with the Services until ctx ends.
+	Repair func(ctx context.Context) error
+}
+
+// Install adds the subresources of all core kinds.
+func Install(put Put, built Built, cfg Config) (*Installed, error) {
 	v1 := corev1.SchemeGroupVersion
 	get := func(resource string) (*registry.Main, error) {
 		b := built[v1.WithResource(resource)]
@@ -73,7 +86,7 @@ func Install(put Put, built Built, cfg Config) (closeAll func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	closeAll, err = allocate(services, cfg)
+	installed, err := allocate(services, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -87,11 +100,11 @@ func Install(put Put, built Built, cfg Config) (closeAll func(), err error) {
 	if b := built[certificatesv1.SchemeGroupVersion.WithResource("certificatesigningrequests")]; b != nil {
 		put(certificatesv1.SchemeGroupVersion, "certificatesigningrequests/approval", approval(b.Main))
 	}
-	return closeAll, nil
+	return installed, nil
 }
 
 // allocate gives Services their addresses and ports.
-func allocate(services *registry.Main, cfg Config) (func(), error) {
+func allocate(services *registry.Main, cfg Config) (*Installed, error) {
 	ports, closeStore, err := servicealloc.StoredPorts(cfg.Options)
 	if err != nil {
 		return nil, err
@@ -105,5 +118,6 @@ func allocate(services *registry.Main, cfg Config) (func(), error) {
 		return nil, err
 	}
 	a.Attach(services.Store)
-	return closeStore, nil
+	repairer := &servicealloc.Repairer{Allocator: a, Services: cfg.Client.CoreV1()}
+	return &Installed{Close: closeStore, Repair: func(ctx context.Context) error { return repairer.Run(ctx, repairEvery) }}, nil
 }
