@@ -128,7 +128,7 @@ func Run(ctx context.Context, cfg Config) error {
 
 	writer := status.NewWriter(k.client)
 	wake := func(uid types.UID) { k.workers.Wake(uid) }
-	objectCache := objects.New(ctx, k.client, wake)
+	objectCache := objects.New(ctx, k.client, func(uid types.UID) { k.workers.Refresh(uid) })
 	defer objectCache.Wait()
 	prober := probes.NewManager(k.execProbe, wake, func(pod *v1.Pod, container, reason, message string) {
 		k.events.pod(pod, container, true, reason, message)
@@ -157,7 +157,7 @@ func Run(ctx context.Context, cfg Config) error {
 	running.Go(func() { k.sources.run(ctx) })
 	running.Go(func() { k.watchPods(ctx) })
 	running.Go(func() { k.pleg.Run(ctx) })
-	err = k.serve(ctx)
+	err = k.serve(ctx, &running)
 	cancel()
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	gosync "sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -28,7 +29,7 @@ import (
 var reviewBackoff = wait.Backoff{Duration: 500 * time.Millisecond, Factor: 1.5, Jitter: 0.2, Steps: 5}
 
 // serve answers on the kubelet's port until ctx ends.
-func (k *kubelet) serve(ctx context.Context) error {
+func (k *kubelet) serve(ctx context.Context, running *gosync.WaitGroup) error {
 	config := server.Config{
 		NodeName: k.cfg.NodeName, Runtime: k.runtime, Views: k.workers.Views, Metrics: promhttp.Handler(),
 		Healthy: k.healthy,
@@ -61,6 +62,11 @@ func (k *kubelet) serve(ctx context.Context) error {
 	}
 	if config.Certificate, err = k.serverCertificate(); err != nil {
 		return err
+	}
+	if k.cfg.ServerTLSBootstrap {
+		if config.Certificate, err = k.signedCertificate(ctx, running, config.Certificate); err != nil {
+			return err
+		}
 	}
 	listener, err := net.Listen("tcp", net.JoinHostPort(k.cfg.Address, strconv.Itoa(max(k.cfg.Port, 0))))
 	if err != nil {

@@ -191,6 +191,13 @@ func (n *Node) writeNetwork() {
 	}
 }
 
+// In is the node for a subtest.
+func (n *Node) In(t testing.TB) *Node {
+	own := *n
+	own.T = t
+	return &own
+}
+
 // Up starts the agent and waits until the node is ready.
 func (n *Node) Up() {
 	n.T.Helper()

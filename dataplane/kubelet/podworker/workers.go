@@ -153,6 +153,20 @@ func (w *Workers) Wake(uid types.UID) {
 	}
 }
 
+// Refresh makes a pod's worker look again, at the content of its volumes too.
+func (w *Workers) Refresh(uid types.UID) {
+	w.mu.Lock()
+	one := w.workers[uid]
+	w.mu.Unlock()
+	if one == nil {
+		return
+	}
+	one.mu.Lock()
+	one.fresh = true
+	one.mu.Unlock()
+	one.poke()
+}
+
 // WakeAll makes all workers look again.
 func (w *Workers) WakeAll() {
 	w.mu.Lock()

@@ -115,6 +115,9 @@ func list(dir string) error {
 		return err
 	}
 	for _, entry := range entries {
+		if strings.HasPrefix(entry.Name(), "..") {
+			continue // how volumes are made up inside
+		}
 		info, err := os.Stat(dir + "/" + entry.Name())
 		if err != nil {
 			return err
