@@ -35,19 +35,24 @@ func jobs() resource.Kind[*v1.Job] {
 		Default:            defaultJob,
 		Columns:            jobColumns(),
 		PrepareCreate:      prepareJob,
+		Validate:           validateJob,
+		ValidateUpdate:     validateJobUpdate,
+		ValidateStatus:     validateJobStatus,
 	}
 }
 
 func cronJobs() resource.Kind[*v1.CronJob] {
 	return resource.Kind[*v1.CronJob]{
-		GVR:        group.WithResource("cronjobs"),
-		Kind:       "CronJob",
-		ShortNames: []string{"cj"},
-		Categories: []string{"all"},
-		New:        func() *v1.CronJob { return &v1.CronJob{} },
-		NewList:    func() runtime.Object { return &v1.CronJobList{} },
-		HasStatus:  true,
-		Default:    defaultCronJob,
-		Columns:    cronJobColumns(),
+		GVR:          group.WithResource("cronjobs"),
+		Kind:         "CronJob",
+		ShortNames:   []string{"cj"},
+		Categories:   []string{"all"},
+		New:          func() *v1.CronJob { return &v1.CronJob{} },
+		NewList:      func() runtime.Object { return &v1.CronJobList{} },
+		HasStatus:    true,
+		Default:      defaultCronJob,
+		Columns:      cronJobColumns(),
+		Validate:     validateCronJob,
+		ValidateName: cronJobName,
 	}
 }

@@ -6,6 +6,8 @@ package rule
 
 import (
 	"slices"
+	"strconv"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -173,4 +175,57 @@ func (r *Report) ExactlyOne(path *field.Path, set ...Choice) {
 type Choice struct {
 	Name string
 	Set  bool
+}
+
+// Amount reports what is neither a count from zero on nor a percentage.
+func (r *Report) Amount(path *field.Path, n intstr.IntOrString) {
+	if n.Type == intstr.String {
+		r.Invalid(path, n.StrVal, validation.IsValidPercent(n.StrVal)...)
+		return
+	}
+	r.NotNegative(path, int64(n.IntVal))
+}
+
+// AtMostAll reports a percentage above 100.
+func (r *Report) AtMostAll(path *field.Path, n intstr.IntOrString) {
+	if p, ok := percent(n); ok && p > 100 {
+		r.Invalid(path, n.StrVal, "must not be greater than 100%")
+	}
+}
+
+// IsZero tells whether n is 0 or 0%.
+func IsZero(n *intstr.IntOrString) bool {
+	if n == nil {
+		return true
+	}
+	if p, ok := percent(*n); ok {
+		return p == 0
+	}
+	return n.Type == intstr.Int && n.IntVal == 0
+}
+
+func percent(n intstr.IntOrString) (int, bool) {
+	text, ok := strings.CutSuffix(n.StrVal, "%")
+	if n.Type != intstr.String || !ok {
+		return 0, false
+	}
+	p, err := strconv.Atoi(text)
+	return p, err == nil
+}
+
+// Counts reports negative numbers of a status, and those greater than the first, which counts all.
+func (r *Report) Counts(path *field.Path, all Count, parts ...Count) {
+	r.NotNegative(path.Child(all.Name), int64(all.N))
+	for _, p := range parts {
+		r.NotNegative(path.Child(p.Name), int64(p.N))
+		if p.N > all.N {
+			r.Invalid(path.Child(p.Name), p.N, "cannot be greater than status."+all.Name)
+		}
+	}
+}
+
+// Count is one number of a status.
+type Count struct {
+	Name string
+	N    int32
 }
