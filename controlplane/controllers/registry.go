@@ -26,6 +26,7 @@ import (
 	"github.com/fairlead/fairlead/controlplane/controllers/replicationcontroller"
 	"github.com/fairlead/fairlead/controlplane/controllers/rootca"
 	"github.com/fairlead/fairlead/controlplane/controllers/serviceaccount"
+	"github.com/fairlead/fairlead/controlplane/controllers/statefulset"
 	"github.com/fairlead/fairlead/controlplane/controllers/tainteviction"
 )
 
@@ -57,6 +58,7 @@ var Registry = []Registration{
 	{"service-lb", cloud.New, []string{"v1/services", "v1/nodes"}},
 	{"daemonset", daemonset.New, []string{"apps/v1/daemonsets", "apps/v1/controllerrevisions"}},
 	{"job", job.New, []string{"batch/v1/jobs"}},
+	{"statefulset", statefulset.New, []string{"apps/v1/statefulsets", "apps/v1/controllerrevisions", "v1/persistentvolumeclaims"}},
 	{"endpointslice", endpointslice.New, []string{"v1/services", "discovery.k8s.io/v1/endpointslices"}},
 }
 

@@ -78,3 +78,16 @@ func (e *Expectations) Forget(key string) {
 	defer e.mu.Unlock()
 	delete(e.owner, key)
 }
+
+// Raise adds creates creations and the deletion of uids to what is expected of key.
+func (e *Expectations) Raise(key string, creates int, uids ...types.UID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	x := e.owner[key]
+	if x == nil {
+		x = &expectation{deletes: sets.New[types.UID]()}
+		e.owner[key] = x
+	}
+	x.creates, x.raised = max(0, x.creates)+creates, e.clock.Now()
+	x.deletes.Insert(uids...)
+}
