@@ -8,14 +8,9 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
-	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
 	"github.com/containerd/containerd/v2/cmd/containerd/command"
-	"github.com/containerd/containerd/v2/pkg/shim"
-	"github.com/containerd/containerd/v2/pkg/shutdown"
-	"github.com/containerd/containerd/v2/plugins"
-	"github.com/containerd/plugin"
-	"github.com/containerd/plugin/registry"
+
+	"github.com/fairlead/fairlead/dataplane/containerd/shim"
 )
 
 const (
@@ -53,27 +48,4 @@ func Main(args []string) int {
 }
 
 // ShimMain is the runc shim's command line, read from os.Args.
-func ShimMain() int {
-	// A shim starts every plugin that is registered in its process; the daemon's must not be among them.
-	registry.Reset()
-	registry.Register(&plugin.Registration{
-		Type:     plugins.TTRPCPlugin,
-		ID:       "task",
-		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin},
-		InitFn:   newTaskService,
-	})
-	shim.RunShim(context.Background(), manager.NewShimManager("io.containerd.runc.v2")) // exits the process on an error
-	return 0
-}
-
-func newTaskService(ic *plugin.InitContext) (any, error) {
-	publisher, err := ic.GetByID(plugins.EventPlugin, "publisher")
-	if err != nil {
-		return nil, err
-	}
-	stop, err := ic.GetByID(plugins.InternalPlugin, "shutdown")
-	if err != nil {
-		return nil, err
-	}
-	return task.NewTaskService(ic.Context, publisher.(shim.Publisher), stop.(shutdown.Service))
-}
+func ShimMain() int { return shim.Main() }

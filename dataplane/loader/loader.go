@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -27,8 +28,10 @@ type Config struct {
 	MapSizes map[string]uint32
 }
 
-// Loader loads and attaches programs for one PinDir. Its methods are not safe for concurrent use with the same names.
+// Loader loads and attaches programs for one PinDir. Load may be called concurrently; the other methods may be for different names.
 type Loader struct {
+	loading sync.Mutex // two collections that share a map must not both find it unpinned
+
 	cfg   Config
 	maps  string // directory of map pins
 	links string // directory of link pins
@@ -69,6 +72,8 @@ func (l *Loader) PinDir() string { return l.cfg.PinDir }
 // Load loads spec with the given .rodata constants (by C variable name; a constant that spec lacks is ignored, so that one set
 // serves all collections). Maps pinned by name are shared with earlier loads. The caller closes the collection; pins stay.
 func (l *Loader) Load(spec *ebpf.CollectionSpec, constants map[string]any) (*ebpf.Collection, error) {
+	l.loading.Lock()
+	defer l.loading.Unlock()
 	spec = spec.Copy()
 	for name, value := range constants {
 		v, ok := spec.Variables[name]
