@@ -33,10 +33,10 @@ deps: ## Install every Debian package that building, running and testing need
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
 
 .PHONY: build
-build: bin/fairlead bin/fairlead-cni bin/flctl ## Build the executables into bin/
+build: bin/fairlead bin/fairlead-shim bin/fairlead-cni bin/flctl ## Build the executables into bin/
 
-.PHONY: bin/fairlead bin/fairlead-cni bin/flctl
-bin/fairlead bin/fairlead-cni bin/flctl:
+.PHONY: bin/fairlead bin/fairlead-shim bin/fairlead-cni bin/flctl
+bin/fairlead bin/fairlead-shim bin/fairlead-cni bin/flctl:
 	$(GO) build -ldflags '$(LDFLAGS)' -o $@ ./cmd/$(@F)
 
 .PHONY: generate
@@ -47,7 +47,7 @@ generate: ## Regenerate what is generated (eBPF objects and bindings, OpenAPI)
 images: ## Build the sample's container image into out/images
 	@mkdir -p out/images out/sample
 	$(GO) build -ldflags '-s -w' -o out/sample/sample ./hack/sample
-	$(GO) run ./hack/images -name fairlead.io/sample:latest -entrypoint /sample -o out/images/sample.tar out/sample/sample=/sample
+	$(GO) run ./hack/images program -name fairlead.io/sample:latest -entrypoint /sample -o out/images/sample.tar out/sample/sample=/sample
 
 .PHONY: up
 up: deps build images ## Start a three-node cluster on this machine, deploy the sample and send it requests

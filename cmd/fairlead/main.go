@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/fairlead/fairlead/cni/install"
 	"github.com/fairlead/fairlead/hack/sandbox"
 )
 
@@ -51,7 +52,12 @@ func newRootCommand() *cobra.Command {
 	cmd.AddCommand(
 		newServerCommand(),
 		newAgentCommand(),
+		newDataplaneCommand(),
+		newSchedulerCommand(),
+		install.NewCommand(os.Stdout),
 		newKubectlCommand(),
+		newTokenCommand(),
+		newImageCommand(),
 		newSandboxCommand(),
 		newVersionCommand(),
 	)

@@ -149,7 +149,7 @@ func (o *serverOptions) runAgent(ctx context.Context, env server.Env) error {
 	if err := env.Keys.WriteNode(ctx, kubeconfig, serving, name, node.ips); err != nil {
 		return fmt.Errorf("certificates of node %s: %w", name, err)
 	}
-	node.kubeconfig, node.servingCert = kubeconfig, serving
+	node.kubeconfig, node.servingCert, node.clientCA = kubeconfig, serving, env.Keys.CAFile()
 	node.serviceCIDRs, node.clusterCIDRs = env.Config.ServiceCIDRs, env.Config.ClusterCIDRs
 	return node.run(ctx)
 }

@@ -14,7 +14,6 @@ package kubelet
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -147,7 +146,7 @@ func Run(ctx context.Context, cfg Config) error {
 		Node: criconfig.Node{CgroupRoot: cfg.CgroupRoot, PodLogsDir: cfg.PodLogsDir, SeccompDir: filepath.Join(cfg.DataDir, "seccomp"),
 			MemoryBytes: k.machine.MemoryBytes, SeccompDefault: cfg.SeccompDefault},
 		RuntimeName: runtimeName, ClusterDomain: cfg.ClusterDomain, Event: k.events.pod, Services: k.sources.services, Facts: k.facts, DNS: dns.For,
-		RuntimeHandler: k.runtimeHandler, Admit: k.admit, Cgroups: k.cgroups,
+		RuntimeHandler: k.runtimeHandler, Admit: k.admit, Fits: k.fits, Cgroups: k.cgroups,
 	})
 	defer k.workers.Wait()
 	k.pleg = &pleg.Watcher{Runtime: k.runtime, Changed: wake, Listed: func(pods map[types.UID]*observed.Pod) { k.sweep(ctx, pods) }}
@@ -206,16 +205,7 @@ func (k *kubelet) podChanged(pod *v1.Pod) {
 	if _, mirror := pod.Annotations[v1.MirrorPodAnnotationKey]; mirror {
 		return // the file it mirrors is what runs
 	}
-	if pod.DeletionTimestamp == nil && (pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed) && !k.workers.Known(pod.UID) && k.nothingLeft(pod.UID) {
-		return // ended long ago
-	}
 	k.workers.Update(pod)
-}
-
-// nothingLeft tells that no trace of an ended pod needs care.
-func (k *kubelet) nothingLeft(uid types.UID) bool {
-	_, err := os.Lstat(k.volumes.PodDir(uid))
-	return errors.Is(err, os.ErrNotExist)
 }
 
 func (k *kubelet) podGone(pod *v1.Pod) {
@@ -259,43 +249,6 @@ func (k *kubelet) sweep(ctx context.Context, pods map[types.UID]*observed.Pod) {
 			klog.FromContext(ctx).Error(err, "Cgroups left over were not removed", "uid", uid)
 		}
 	}
-}
-
-// admit tells why a pod cannot run here.
-func (k *kubelet) admit(pod *v1.Pod) (reason, message string) {
-	count := 0
-	for _, view := range k.workers.Views() {
-		if view.Pod.UID != pod.UID && !view.Ended {
-			count++
-		}
-	}
-	if count >= k.cfg.MaxPods {
-		return "OutOfpods", fmt.Sprintf("Node didn't have enough resource: pods, requested: 1, used: %d, capacity: %d", count, k.cfg.MaxPods)
-	}
-	if selector := pod.Spec.NodeSelector; len(selector) > 0 {
-		if n := k.keeper.Node(); n != nil {
-			for key, value := range selector {
-				if n.Labels[key] != value {
-					return "NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"
-				}
-			}
-		}
-	}
-	if security := pod.Spec.SecurityContext; security != nil {
-		for _, sysctl := range security.Sysctls {
-			if !slices.Contains(safeSysctls, sysctl.Name) {
-				return "SysctlForbidden", fmt.Sprintf("forbidden sysctl: %q not allowlisted", sysctl.Name)
-			}
-		}
-	}
-	return "", ""
-}
-
-// safeSysctls are namespaced by the kernel and cannot hurt other pods.
-var safeSysctls = []string{
-	"kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.tcp_syncookies", "net.ipv4.ping_group_range", "net.ipv4.ip_unprivileged_port_start",
-	"net.ipv4.ip_local_reserved_ports", "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl",
-	"net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem", "net.ipv4.tcp_slow_start_after_idle", "net.ipv4.tcp_notsent_lowat",
 }
 
 func (k *kubelet) execProbe(ctx context.Context, id string, command []string, timeout time.Duration) ([]byte, error) {

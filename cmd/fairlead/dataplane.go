@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/fairlead/fairlead/cni/install"
+	"github.com/fairlead/fairlead/dataplane/loader"
+	"github.com/fairlead/fairlead/dataplane/network"
+	"github.com/fairlead/fairlead/dataplane/route"
+)
+
+// dataplaneOptions are the flags of `fairlead dataplane`.
+type dataplaneOptions struct {
+	kubeconfig, nodeName    string
+	ips, cidrs, uplinks     []string
+	dataDir, runDir, pinDir string
+	cgroupRoot, overlay     string
+	xdp                     string
+	podNetwork, uninstall   bool
+	cni                     install.Options
+}
+
+func newDataplaneCommand() *cobra.Command {
+	var o dataplaneOptions
+	cmd := &cobra.Command{
+		Use:   "dataplane",
+		Short: "Run the service dataplane alone, as kube-proxy replacement on any Kubernetes cluster",
+		Example: `  fairlead dataplane --kubeconfig dataplane.kubeconfig --node-name worker-1 --node-ip 10.0.0.7
+  fairlead dataplane --pod-network      also connect pods, as the node's CNI plugin
+  fairlead dataplane --uninstall        remove every program, link and map from this node`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.uninstall {
+				return o.remove()
+			}
+			return o.run(cmd.Context())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file (default: KUBECONFIG, ~/.kube/config, the pod's service account)")
+	f.StringVar(&o.nodeName, "node-name", "", "name of this node in the cluster (default: the host's name)")
+	f.StringSliceVar(&o.ips, "node-ip", nil, "addresses of this node, at most one per family")
+	f.StringSliceVar(&o.cidrs, "cluster-cidr", []string{"10.244.0.0/16", "fd00:10:244::/56"}, "addresses of the cluster's pods")
+	f.StringSliceVar(&o.uplinks, "uplink", nil, "devices on which traffic from outside arrives (default: those that have the node's addresses)")
+	f.StringVar(&o.xdp, "xdp", "auto", "where traffic from outside is handled: auto, xdp, tcx")
+	f.StringVar(&o.dataDir, "data-dir", "/var/lib/fairlead/agent", "directory for what survives a reboot")
+	f.StringVar(&o.runDir, "run-dir", "/run/fairlead", "directory for sockets")
+	f.StringVar(&o.pinDir, "bpf-dir", loader.DefaultPinDir, "directory on a bpffs for pinned maps and links")
+	f.StringVar(&o.cgroupRoot, "cgroup", "", "cgroup2 directory whose processes get the socket hooks (default: the root)")
+	f.BoolVar(&o.podNetwork, "pod-network", false, "connect pods, too, and install the CNI plugin")
+	f.StringVar(&o.overlay, "overlay", "auto", "how pods reach other nodes: auto, native, vxlan")
+	f.StringVar(&o.cni.BinDir, "cni-bin-dir", "/opt/cni/bin", "directory of CNI plugins")
+	f.StringVar(&o.cni.ConfDir, "cni-conf-dir", "/etc/cni/net.d", "directory of CNI configurations")
+	f.BoolVar(&o.uninstall, "uninstall", false, "remove every program, link and map from this node and end")
+	return cmd
+}
+
+func (o *dataplaneOptions) run(ctx context.Context) error {
+	rest, err := restConfig(o.kubeconfig)
+	if err != nil {
+		return err
+	}
+	rest.QPS = -1
+	client, err := kubernetes.NewForConfig(rest)
+	if err != nil {
+		return err
+	}
+	node := nodeOptions{name: o.nodeName}
+	if o.nodeName, err = node.nodeName(); err != nil {
+		return err
+	}
+	cfg := network.Config{
+		Client: client, NodeName: o.nodeName, DataDir: o.dataDir, RunDir: o.runDir, PinDir: o.pinDir, CgroupRoot: o.cgroupRoot,
+		Uplinks: o.uplinks, XDP: o.xdp, PodNetwork: o.podNetwork, Mode: route.Mode(o.overlay), CNI: o.cni, Registerer: prometheus.DefaultRegisterer,
+	}
+	if cfg.NodeIPs, err = parseAddrs(o.ips); err != nil {
+		return err
+	}
+	if len(cfg.NodeIPs) == 0 && len(cfg.Uplinks) == 0 {
+		return fmt.Errorf("which device does traffic from outside use? give --node-ip or --uplink")
+	}
+	if cfg.ClusterCIDRs, err = parsePrefixes(o.cidrs); err != nil {
+		return err
+	}
+	if cfg.CgroupRoot == "" {
+		if cfg.CgroupRoot, err = cgroup2Root(); err != nil {
+			return err
+		}
+	}
+	return network.Run(ctx, cfg)
+}
+
+// remove takes the dataplane off this node. Pods that it connected lose their network.
+func (o *dataplaneOptions) remove() error {
+	cni := o.cni
+	cni.Socket, cni.QueueDir = filepath.Join(o.runDir, "cni.sock"), filepath.Join(o.dataDir, "cni-deletions")
+	if err := install.Uninstall(cni); err != nil {
+		return err
+	}
+	l, err := loader.Open(loader.Config{PinDir: o.pinDir})
+	if err != nil {
+		return err
+	}
+	return l.Uninstall()
+}
