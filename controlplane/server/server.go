@@ -54,6 +54,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := cfg.complete(); err != nil {
 		return err
 	}
+	settleMemory := easeStart()
 	listener, err := cfg.listen()
 	if err != nil {
 		return err
@@ -102,6 +103,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	env := Env{Config: cfg, Client: api.Loopback(), Keys: keys, URL: localURL(cfg.BindAddress, port), AdminKubeconfig: keys.AdminKubeconfig()}
 	log.Info("API server is ready", "component", "apiserver", "url", env.URL, "kubeconfig", env.AdminKubeconfig, "took", since(started))
+	tasks.run(func() error { settleMemory(ctx); return nil }, cancel)
 	if err := settle(ctx, cfg, env); err != nil {
 		cancel(err)
 	} else if cfg.OnReady != nil {

@@ -17,7 +17,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
-	"go.uber.org/zap"
 	"k8s.io/klog/v2"
 )
 
@@ -74,6 +73,7 @@ type Store struct {
 }
 
 const (
+	dialTimeout         = 10 * time.Second
 	defaultQuotaBytes   = 8 << 30
 	defaultMinFreeBytes = 128 << 20
 )
@@ -101,16 +101,11 @@ func connect(ctx context.Context, cfg Config) (*Store, error) {
 // Dial returns a client of the store that cfg describes: of its Endpoints, else of the member whose socket is in its data directory.
 // The member may run in another process.
 func Dial(ctx context.Context, cfg Config) (*clientv3.Client, error) {
-	c := clientv3.Config{Context: ctx, Endpoints: cfg.Endpoints, DialTimeout: 10 * time.Second, Logger: zap.NewNop()}
-	if len(cfg.Endpoints) == 0 {
-		c.Endpoints = []string{socketURL(cfg.socket())}
-	} else if cfg.CAFile != "" || cfg.CertFile != "" {
-		tls, err := transport.TLSInfo{CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, TrustedCAFile: cfg.CAFile}.ClientConfig()
-		if err != nil {
-			return nil, fmt.Errorf("load the etcd client certificate: %w", err)
-		}
-		c.TLS = tls
+	c, err := clientConfig(cfg)
+	if err != nil {
+		return nil, err
 	}
+	c.Context = ctx
 	client, err := clientv3.New(c)
 	if err != nil {
 		return nil, fmt.Errorf("connect to etcd at %s: %w", strings.Join(c.Endpoints, ","), err)
@@ -198,24 +193,36 @@ func (c Config) socket() string {
 
 func socketURL(path string) string { return "unix://" + path }
 
-// member translates cfg into etcd's own configuration.
+// member prepares the data directory and returns etcd's own configuration.
 func (c Config) member(log klog.Logger) (*embed.Config, error) {
-	if c.DataDir == "" {
-		return nil, errors.New("store: neither a data directory nor etcd endpoints are given")
+	m, err := c.embedded()
+	if err != nil {
+		return nil, err
 	}
 	for _, dir := range []string{c.DataDir, filepath.Dir(c.socket())} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("create the etcd data directory: %w", err)
 		}
 	}
-	peerSocket := strings.TrimSuffix(c.socket(), ".sock") + ".peer.sock"
-	if len(peerSocket) > 107 {
-		return nil, fmt.Errorf("store: socket path %q is longer than 107 bytes; set a shorter one", peerSocket)
-	}
-	for _, path := range []string{c.socket(), peerSocket} {
+	for _, path := range []string{c.socket(), c.peerSocket()} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, fmt.Errorf("remove the socket of an earlier run: %w", err)
 		}
+	}
+	m.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(log))
+	return m, nil
+}
+
+func (c Config) peerSocket() string { return strings.TrimSuffix(c.socket(), ".sock") + ".peer.sock" }
+
+// embedded translates c into etcd's own configuration; it changes nothing.
+func (c Config) embedded() (*embed.Config, error) {
+	if c.DataDir == "" {
+		return nil, errors.New("store: neither a data directory nor etcd endpoints are given")
+	}
+	peerSocket := c.peerSocket()
+	if len(peerSocket) > 107 {
+		return nil, fmt.Errorf("store: socket path %q is longer than 107 bytes; set a shorter one", peerSocket)
 	}
 	m := embed.NewConfig()
 	m.Dir = c.DataDir
@@ -233,7 +240,6 @@ func (c Config) member(log klog.Logger) (*embed.Config, error) {
 	// k8s.io/apiserver compacts; etcd's own compaction stays off. Progress notifications keep the watch caches fresh.
 	m.WatchProgressNotifyInterval = 5 * time.Second
 	m.SnapshotCount = 10000
-	m.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(log))
 	if c.Peer == nil {
 		m.ListenPeerUrls = []url.URL{{Scheme: "unix", Path: peerSocket}}
 		m.AdvertisePeerUrls = m.ListenPeerUrls
