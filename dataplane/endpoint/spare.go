@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"os"
 	"sync"
 	"time"
@@ -157,7 +156,7 @@ func (s *spares) build(p *pair) (err error) {
 	if p.hostMAC, err = macFor(""); err != nil {
 		return err
 	}
-	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: p.hostIf, MTU: p.mtu, HardwareAddr: p.hostMAC[:], Flags: net.FlagUp}, PeerName: p.inner, PeerMTU: uint32(p.mtu)}
+	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: p.hostIf, MTU: p.mtu, HardwareAddr: p.hostMAC[:]}, PeerName: p.inner, PeerMTU: uint32(p.mtu)}
 	if err := netlink.LinkAdd(veth); err != nil {
 		return fmt.Errorf("make veth pair %s: %w", p.hostIf, err)
 	}

@@ -51,7 +51,7 @@ func configureHost(name string) error {
 		{"net/ipv4/conf/" + name + "/rp_filter", "0"}, // the source is checked by from_pod
 		{"net/ipv4/conf/" + name + "/send_redirects", "0"},
 		{"net/ipv6/conf/" + name + "/accept_ra", "0"},
-		{"net/ipv6/conf/" + name + "/accept_dad", "0"},
+		{"net/ipv6/conf/" + name + "/addr_gen_mode", "1"}, // no link-local address: nobody would talk to it
 		{"net/ipv6/conf/" + name + "/forwarding", "1"},
 	} {
 		if err := writeSysctl(s[0], s[1]); err != nil && !errors.Is(err, os.ErrNotExist) {

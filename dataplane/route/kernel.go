@@ -71,7 +71,8 @@ func ensureVXLAN(port int) (int, error) {
 	if l, err = netlink.LinkByName(DeviceName); err != nil {
 		return 0, err
 	}
-	for _, s := range [][2]string{{"ipv4", "rp_filter=0"}, {"ipv6", "accept_ra=0"}, {"ipv6", "accept_dad=0"}} {
+	// No link-local address: nothing on the overlay is to be discovered or joined.
+	for _, s := range [][2]string{{"ipv4", "rp_filter=0"}, {"ipv6", "accept_ra=0"}, {"ipv6", "addr_gen_mode=1"}} {
 		key, value := s[1][:len(s[1])-2], s[1][len(s[1])-1:]
 		if err := os.WriteFile("/proc/sys/net/"+s[0]+"/conf/"+DeviceName+"/"+key, []byte(value), 0o644); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return 0, fmt.Errorf("set %s of %s: %w", s[1], DeviceName, err)
@@ -274,6 +275,7 @@ func routeOf(p netip.Prefix, h hop) *netlink.Route {
 	} else if p.Addr().Is4() {
 		r.Scope = netlink.SCOPE_LINK
 	}
+	r.MTULock = h.mtu > 0 // for forwarded packets the kernel, and the fib lookup of eBPF, heed a route's MTU only when it is locked
 	if h.src.IsValid() {
 		r.Src = h.src.AsSlice()
 	}
