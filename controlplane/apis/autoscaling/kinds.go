@@ -24,16 +24,18 @@ func Resources() []resource.Resource {
 
 func horizontalPodAutoscalers() resource.Kind[*v2.HorizontalPodAutoscaler] {
 	return resource.Kind[*v2.HorizontalPodAutoscaler]{
-		GVR:          stored,
-		Kind:         "HorizontalPodAutoscaler",
-		ShortNames:   []string{"hpa"},
-		Categories:   []string{"all"},
-		New:          func() *v2.HorizontalPodAutoscaler { return &v2.HorizontalPodAutoscaler{} },
-		NewList:      func() runtime.Object { return &v2.HorizontalPodAutoscalerList{} },
-		HasStatus:    true,
-		NoGeneration: true,
-		Default:      defaultHPA,
-		Columns:      columns(),
+		GVR:            stored,
+		Kind:           "HorizontalPodAutoscaler",
+		ShortNames:     []string{"hpa"},
+		Categories:     []string{"all"},
+		New:            func() *v2.HorizontalPodAutoscaler { return &v2.HorizontalPodAutoscaler{} },
+		NewList:        func() runtime.Object { return &v2.HorizontalPodAutoscalerList{} },
+		HasStatus:      true,
+		NoGeneration:   true,
+		Default:        defaultHPA,
+		Columns:        columns(),
+		Validate:       validateHPA,
+		ValidateStatus: validateHPAStatus,
 	}
 }
 

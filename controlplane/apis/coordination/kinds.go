@@ -30,5 +30,6 @@ func leases() resource.Kind[*v1.Lease] {
 		CreateOnUpdate:        true,
 		ConditionalUpdateOnly: true,
 		Columns:               columns(),
+		Validate:              validateLease,
 	}
 }

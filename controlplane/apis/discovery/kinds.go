@@ -22,11 +22,13 @@ func Resources() []resource.Resource {
 
 func endpointSlices() resource.Kind[*v1.EndpointSlice] {
 	return resource.Kind[*v1.EndpointSlice]{
-		GVR:     group.WithResource("endpointslices"),
-		Kind:    "EndpointSlice",
-		New:     func() *v1.EndpointSlice { return &v1.EndpointSlice{} },
-		NewList: func() runtime.Object { return &v1.EndpointSliceList{} },
-		Default: defaultEndpointSlice,
-		Columns: columns(),
+		GVR:            group.WithResource("endpointslices"),
+		Kind:           "EndpointSlice",
+		New:            func() *v1.EndpointSlice { return &v1.EndpointSlice{} },
+		NewList:        func() runtime.Object { return &v1.EndpointSliceList{} },
+		Default:        defaultEndpointSlice,
+		Columns:        columns(),
+		Validate:       validateEndpointSlice,
+		ValidateUpdate: validateEndpointSliceUpdate,
 	}
 }

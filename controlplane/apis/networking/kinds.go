@@ -4,8 +4,6 @@
 package networking
 
 import (
-	"net/netip"
-
 	v1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -28,25 +26,30 @@ func Resources() []resource.Resource {
 
 func ingresses() resource.Kind[*v1.Ingress] {
 	return resource.Kind[*v1.Ingress]{
-		GVR:        group.WithResource("ingresses"),
-		Kind:       "Ingress",
-		ShortNames: []string{"ing"},
-		New:        func() *v1.Ingress { return &v1.Ingress{} },
-		NewList:    func() runtime.Object { return &v1.IngressList{} },
-		HasStatus:  true,
-		Columns:    ingressColumns(),
+		GVR:            group.WithResource("ingresses"),
+		Kind:           "Ingress",
+		ShortNames:     []string{"ing"},
+		New:            func() *v1.Ingress { return &v1.Ingress{} },
+		NewList:        func() runtime.Object { return &v1.IngressList{} },
+		HasStatus:      true,
+		Columns:        ingressColumns(),
+		Validate:       validateIngress,
+		ValidateStatus: validateIngressStatus,
+		Warnings:       ingressWarnings,
 	}
 }
 
 func ingressClasses() resource.Kind[*v1.IngressClass] {
 	return resource.Kind[*v1.IngressClass]{
-		GVR:           group.WithResource("ingressclasses"),
-		Kind:          "IngressClass",
-		ClusterScoped: true,
-		New:           func() *v1.IngressClass { return &v1.IngressClass{} },
-		NewList:       func() runtime.Object { return &v1.IngressClassList{} },
-		Default:       defaultIngressClass,
-		Columns:       ingressClassColumns(),
+		GVR:            group.WithResource("ingressclasses"),
+		Kind:           "IngressClass",
+		ClusterScoped:  true,
+		New:            func() *v1.IngressClass { return &v1.IngressClass{} },
+		NewList:        func() runtime.Object { return &v1.IngressClassList{} },
+		Default:        defaultIngressClass,
+		Columns:        ingressClassColumns(),
+		Validate:       validateIngressClass,
+		ValidateUpdate: validateIngressClassUpdate,
 	}
 }
 
@@ -59,44 +62,37 @@ func networkPolicies() resource.Kind[*v1.NetworkPolicy] {
 		NewList:    func() runtime.Object { return &v1.NetworkPolicyList{} },
 		Default:    defaultNetworkPolicy,
 		Columns:    networkPolicyColumns(),
+		Validate:   validateNetworkPolicy,
 	}
 }
 
 func ipAddresses() resource.Kind[*v1.IPAddress] {
 	return resource.Kind[*v1.IPAddress]{
-		GVR:           group.WithResource("ipaddresses"),
-		Kind:          "IPAddress",
-		ShortNames:    []string{"ip"},
-		ClusterScoped: true,
-		New:           func() *v1.IPAddress { return &v1.IPAddress{} },
-		NewList:       func() runtime.Object { return &v1.IPAddressList{} },
-		NoGeneration:  true,
-		ValidateName:  canonicalAddress,
-		Columns:       ipAddressColumns(),
+		GVR:            group.WithResource("ipaddresses"),
+		Kind:           "IPAddress",
+		ShortNames:     []string{"ip"},
+		ClusterScoped:  true,
+		New:            func() *v1.IPAddress { return &v1.IPAddress{} },
+		NewList:        func() runtime.Object { return &v1.IPAddressList{} },
+		NoGeneration:   true,
+		Columns:        ipAddressColumns(),
+		Validate:       validateIPAddress,
+		ValidateUpdate: validateIPAddressUpdate,
+		ValidateName:   addressName,
 	}
 }
 
 func serviceCIDRs() resource.Kind[*v1.ServiceCIDR] {
 	return resource.Kind[*v1.ServiceCIDR]{
-		GVR:           group.WithResource("servicecidrs"),
-		Kind:          "ServiceCIDR",
-		ClusterScoped: true,
-		New:           func() *v1.ServiceCIDR { return &v1.ServiceCIDR{} },
-		NewList:       func() runtime.Object { return &v1.ServiceCIDRList{} },
-		HasStatus:     true,
-		NoGeneration:  true,
-		Columns:       serviceCIDRColumns(),
+		GVR:            group.WithResource("servicecidrs"),
+		Kind:           "ServiceCIDR",
+		ClusterScoped:  true,
+		New:            func() *v1.ServiceCIDR { return &v1.ServiceCIDR{} },
+		NewList:        func() runtime.Object { return &v1.ServiceCIDRList{} },
+		HasStatus:      true,
+		NoGeneration:   true,
+		Columns:        serviceCIDRColumns(),
+		Validate:       validateServiceCIDR,
+		ValidateUpdate: validateServiceCIDRUpdate,
 	}
-}
-
-// canonicalAddress wants an IP address in the one spelling that makes the name unique.
-func canonicalAddress(name string, _ bool) []string {
-	ip, err := netip.ParseAddr(name)
-	switch {
-	case err != nil:
-		return []string{"must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"}
-	case ip.Is4In6() || ip.String() != name:
-		return []string{"must be in canonical form (" + ip.Unmap().String() + ")"}
-	}
-	return nil
 }

@@ -31,5 +31,7 @@ func runtimeClasses() resource.Kind[*v1.RuntimeClass] {
 		ConditionalUpdateOnly: true,
 		Default:               defaultRuntimeClass,
 		Columns:               columns(),
+		Validate:              validateRuntimeClass,
+		ValidateUpdate:        validateRuntimeClassUpdate,
 	}
 }

@@ -30,5 +30,7 @@ func podDisruptionBudgets() resource.Kind[*v1.PodDisruptionBudget] {
 		HasStatus:             true,
 		ConditionalUpdateOnly: true,
 		Columns:               columns(),
+		Validate:              validateBudget,
+		ValidateStatus:        validateBudgetStatus,
 	}
 }

@@ -35,6 +35,7 @@ func roles() resource.Kind[*v1.Role] {
 		ValidateName:   path.ValidatePathSegmentName, // names have colons: system:node
 		CreateOnUpdate: true,
 		Columns:        column.NameAndDate[*v1.Role](),
+		Validate:       validateRole,
 	}
 }
 
@@ -49,6 +50,8 @@ func roleBindings() resource.Kind[*v1.RoleBinding] {
 		CreateOnUpdate: true,
 		Default:        defaultRoleBinding,
 		Columns:        roleBindingColumns(),
+		Validate:       validateRoleBinding,
+		ValidateUpdate: validateRoleBindingUpdate,
 	}
 }
 
@@ -63,6 +66,7 @@ func clusterRoles() resource.Kind[*v1.ClusterRole] {
 		ValidateName:   path.ValidatePathSegmentName, // names have colons: system:node
 		CreateOnUpdate: true,
 		Columns:        column.NameAndDate[*v1.ClusterRole](),
+		Validate:       validateClusterRole,
 	}
 }
 
@@ -78,5 +82,7 @@ func clusterRoleBindings() resource.Kind[*v1.ClusterRoleBinding] {
 		CreateOnUpdate: true,
 		Default:        defaultClusterRoleBinding,
 		Columns:        clusterRoleBindingColumns(),
+		Validate:       validateClusterRoleBinding,
+		ValidateUpdate: validateClusterRoleBindingUpdate,
 	}
 }

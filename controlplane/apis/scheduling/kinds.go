@@ -22,13 +22,15 @@ func Resources() []resource.Resource {
 
 func priorityClasses() resource.Kind[*v1.PriorityClass] {
 	return resource.Kind[*v1.PriorityClass]{
-		GVR:           group.WithResource("priorityclasses"),
-		Kind:          "PriorityClass",
-		ShortNames:    []string{"pc"},
-		ClusterScoped: true,
-		New:           func() *v1.PriorityClass { return &v1.PriorityClass{} },
-		NewList:       func() runtime.Object { return &v1.PriorityClassList{} },
-		Default:       defaultPriorityClass,
-		Columns:       columns(),
+		GVR:            group.WithResource("priorityclasses"),
+		Kind:           "PriorityClass",
+		ShortNames:     []string{"pc"},
+		ClusterScoped:  true,
+		New:            func() *v1.PriorityClass { return &v1.PriorityClass{} },
+		NewList:        func() runtime.Object { return &v1.PriorityClassList{} },
+		Default:        defaultPriorityClass,
+		Columns:        columns(),
+		Validate:       validatePriorityClass,
+		ValidateUpdate: validatePriorityClassUpdate,
 	}
 }

@@ -27,15 +27,17 @@ func Resources() []resource.Resource {
 
 func storageClasses() resource.Kind[*v1.StorageClass] {
 	return resource.Kind[*v1.StorageClass]{
-		GVR:           group.WithResource("storageclasses"),
-		Kind:          "StorageClass",
-		ShortNames:    []string{"sc"},
-		ClusterScoped: true,
-		New:           func() *v1.StorageClass { return &v1.StorageClass{} },
-		NewList:       func() runtime.Object { return &v1.StorageClassList{} },
-		NoGeneration:  true,
-		Default:       defaultStorageClass,
-		Columns:       storageClassColumns(),
+		GVR:            group.WithResource("storageclasses"),
+		Kind:           "StorageClass",
+		ShortNames:     []string{"sc"},
+		ClusterScoped:  true,
+		New:            func() *v1.StorageClass { return &v1.StorageClass{} },
+		NewList:        func() runtime.Object { return &v1.StorageClassList{} },
+		NoGeneration:   true,
+		Default:        defaultStorageClass,
+		Columns:        storageClassColumns(),
+		Validate:       validateStorageClass,
+		ValidateUpdate: validateStorageClassUpdate,
 	}
 }
 
@@ -51,6 +53,9 @@ func volumeAttachments() resource.Kind[*v1.VolumeAttachment] {
 		ConditionalUpdateOnly: true,
 		Default:               defaultVolumeAttachment,
 		Columns:               volumeAttachmentColumns(),
+		Validate:              validateVolumeAttachment,
+		ValidateUpdate:        validateVolumeAttachmentUpdate,
+		ValidateStatus:        validateVolumeAttachmentStatus,
 	}
 }
 
@@ -64,6 +69,8 @@ func csiNodes() resource.Kind[*v1.CSINode] {
 		NoGeneration:          true,
 		ConditionalUpdateOnly: true,
 		Columns:               csiNodeColumns(),
+		Validate:              validateCSINode,
+		ValidateUpdate:        validateCSINodeUpdate,
 	}
 }
 
@@ -77,29 +84,35 @@ func csiDrivers() resource.Kind[*v1.CSIDriver] {
 		ConditionalUpdateOnly: true,
 		Default:               defaultCSIDriver,
 		Columns:               csiDriverColumns(),
+		Validate:              validateCSIDriver,
+		ValidateUpdate:        validateCSIDriverUpdate,
 	}
 }
 
 func csiStorageCapacities() resource.Kind[*v1.CSIStorageCapacity] {
 	return resource.Kind[*v1.CSIStorageCapacity]{
-		GVR:          group.WithResource("csistoragecapacities"),
-		Kind:         "CSIStorageCapacity",
-		New:          func() *v1.CSIStorageCapacity { return &v1.CSIStorageCapacity{} },
-		NewList:      func() runtime.Object { return &v1.CSIStorageCapacityList{} },
-		NoGeneration: true,
-		Columns:      csiStorageCapacityColumns(),
+		GVR:            group.WithResource("csistoragecapacities"),
+		Kind:           "CSIStorageCapacity",
+		New:            func() *v1.CSIStorageCapacity { return &v1.CSIStorageCapacity{} },
+		NewList:        func() runtime.Object { return &v1.CSIStorageCapacityList{} },
+		NoGeneration:   true,
+		Columns:        csiStorageCapacityColumns(),
+		Validate:       validateCSIStorageCapacity,
+		ValidateUpdate: validateCSIStorageCapacityUpdate,
 	}
 }
 
 func volumeAttributesClasses() resource.Kind[*v1.VolumeAttributesClass] {
 	return resource.Kind[*v1.VolumeAttributesClass]{
-		GVR:           group.WithResource("volumeattributesclasses"),
-		Kind:          "VolumeAttributesClass",
-		ShortNames:    []string{"vac"},
-		ClusterScoped: true,
-		New:           func() *v1.VolumeAttributesClass { return &v1.VolumeAttributesClass{} },
-		NewList:       func() runtime.Object { return &v1.VolumeAttributesClassList{} },
-		NoGeneration:  true,
-		Columns:       volumeAttributesClassColumns(),
+		GVR:            group.WithResource("volumeattributesclasses"),
+		Kind:           "VolumeAttributesClass",
+		ShortNames:     []string{"vac"},
+		ClusterScoped:  true,
+		New:            func() *v1.VolumeAttributesClass { return &v1.VolumeAttributesClass{} },
+		NewList:        func() runtime.Object { return &v1.VolumeAttributesClassList{} },
+		NoGeneration:   true,
+		Columns:        volumeAttributesClassColumns(),
+		Validate:       validateVolumeAttributesClass,
+		ValidateUpdate: validateVolumeAttributesClassUpdate,
 	}
 }
