@@ -71,8 +71,9 @@ type Config struct {
 	// imagefs.available, pid.available. Default: 100Mi, 10%, 5%, 15%, none.
 	EvictionHard map[string]string
 
-	SeccompDefault bool
-	ParallelPulls  int // default 4
+	SeccompDefault       bool
+	AllowedUnsafeSysctls []string
+	ParallelPulls        int // default 4
 	// ImageGCHigh and ImageGCLow are percentages of the image filesystem: above the first, unused images go until below the second. 85 and 80.
 	ImageGCHigh, ImageGCLow int
 	ContainerLogMaxSize     int64         // default 10 MiB

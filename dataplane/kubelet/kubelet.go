@@ -15,9 +15,11 @@ package kubelet
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	gosync "sync"
 	"time"
 
@@ -113,6 +115,12 @@ func Run(ctx context.Context, cfg Config) error {
 	if k.layout, err = cgroups.Detect(); err != nil {
 		return fmt.Errorf("kubelet: cgroups: %w", err)
 	}
+	listener, err := net.Listen("tcp", net.JoinHostPort(cfg.Address, strconv.Itoa(max(cfg.Port, 0))))
+	if err != nil {
+		return fmt.Errorf("kubelet: serve logs, exec and metrics: %w", err)
+	}
+	defer listener.Close()
+	k.cfg.Port = listener.Addr().(*net.TCPAddr).Port
 	k.cgroups = &cgroups.Manager{Layout: k.layout, Root: cfg.CgroupRoot, PodPids: cfg.PodPidsLimit}
 	capacity := k.capacity()
 	if err := k.cgroups.SetUp(node.Allocatable(capacity, cfg.Reserved)); err != nil {
@@ -156,7 +164,7 @@ func Run(ctx context.Context, cfg Config) error {
 	running.Go(func() { k.sources.run(ctx) })
 	running.Go(func() { k.watchPods(ctx) })
 	running.Go(func() { k.pleg.Run(ctx) })
-	err = k.serve(ctx, &running)
+	err = k.serve(ctx, listener, &running)
 	cancel()
 	return err
 }

@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	gosync "sync"
 	"time"
 
@@ -29,7 +28,7 @@ import (
 var reviewBackoff = wait.Backoff{Duration: 500 * time.Millisecond, Factor: 1.5, Jitter: 0.2, Steps: 5}
 
 // serve answers on the kubelet's port until ctx ends.
-func (k *kubelet) serve(ctx context.Context, running *gosync.WaitGroup) error {
+func (k *kubelet) serve(ctx context.Context, listener net.Listener, running *gosync.WaitGroup) error {
 	config := server.Config{
 		NodeName: k.cfg.NodeName, Runtime: k.runtime, Views: k.workers.Views, Metrics: promhttp.Handler(),
 		Healthy: k.healthy,
@@ -67,10 +66,6 @@ func (k *kubelet) serve(ctx context.Context, running *gosync.WaitGroup) error {
 		if config.Certificate, err = k.signedCertificate(ctx, running, config.Certificate); err != nil {
 			return err
 		}
-	}
-	listener, err := net.Listen("tcp", net.JoinHostPort(k.cfg.Address, strconv.Itoa(max(k.cfg.Port, 0))))
-	if err != nil {
-		return fmt.Errorf("kubelet: serve logs, exec and metrics: %w", err)
 	}
 	klog.FromContext(ctx).Info("Serving logs, exec and metrics", "address", listener.Addr())
 	if k.cfg.OnReady != nil {

@@ -121,7 +121,7 @@ func TestLifecycle(t *testing.T) {
 			pod.Spec.InitContainers = []v1.Container{first, second}
 			n.Create(pod)
 			pod = n.WaitPhase("init", v1.PodSucceeded)
-			if log := n.Log(pod, "app", 0); log != "second" {
+			if log := n.Log(pod, "app", 0); strings.TrimSpace(log) != "second" {
 				t.Errorf("log %q", log)
 			}
 			if s := pod.Status.InitContainerStatuses; !s[0].Ready || !s[1].Ready || s[0].State.Terminated == nil || ConditionOf(pod, v1.PodInitialized) != v1.ConditionTrue {
@@ -193,7 +193,9 @@ func TestLifecycle(t *testing.T) {
 			pod.Spec.Containers[0].LivenessProbe = &v1.Probe{PeriodSeconds: 1, FailureThreshold: 2,
 				ProbeHandler: v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/healthz", Port: intstr.FromInt32(8080)}}}
 			n.Create(pod)
-			n.Wait("liveness", "restarted", func(p *v1.Pod) bool { return len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].RestartCount == 1 })
+			n.Wait("liveness", "restarted", func(p *v1.Pod) bool {
+				return len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].RestartCount == 1
+			})
 			if !hasEvent(n, "liveness", "Unhealthy") || !hasEvent(n, "liveness", "Killing") {
 				t.Error(n.Events("liveness"))
 			}

@@ -162,6 +162,12 @@ func Start(t testing.TB, configure func(*Config)) *Node {
 	for _, namespace := range []string{metav1.NamespaceDefault, v1.NamespaceNodeLease} {
 		_, _ = n.Client.CoreV1().Namespaces().Create(t.Context(), &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
 	}
+	n.Config.Containerd.ShimExecutable = filepath.Join(t.TempDir(), "fairlead-shim")
+	build := exec.Command("go", "build", "-o", n.Config.Containerd.ShimExecutable, "github.com/fairlead/fairlead/cmd/fairlead-shim")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if output, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the shim: %v\n%s", err, output)
+	}
 	images := filepath.Join(data, "containerd", "images")
 	if err := os.MkdirAll(images, 0o755); err != nil {
 		t.Fatal(err)

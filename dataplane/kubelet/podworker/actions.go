@@ -75,6 +75,8 @@ func (w *worker) perform(ctx context.Context, pod *v1.Pod, seen *observed.Pod, a
 		if err == nil {
 			w.removeLogs(pod)
 		}
+	case sync.ResizeContainer:
+		return w.resize(ctx, pod, a.Container, a.ID)
 	case sync.RemoveContainer:
 		err = w.Runtime.RemoveContainer(ctx, a.ID)
 	}
@@ -112,12 +114,17 @@ func (w *worker) setUpVolumes(ctx context.Context, pod *v1.Pod, seen *observed.P
 	if sandbox := seen.Ready(); sandbox != nil {
 		facts.PodIPs = sandbox.IPs
 	}
-	err := w.Cgroups.Create(pod)
+	w.mu.Lock()
+	first := !w.volumesReady
+	w.mu.Unlock()
+	var err error
+	if first {
+		err = w.Cgroups.Create(pod)
+	}
 	if err == nil {
 		err = w.Volumes.SetUp(ctx, pod, facts)
 	}
 	w.mu.Lock()
-	first := !w.volumesReady
 	if err == nil {
 		w.volumesReady, w.volumesAt = true, time.Now()
 	} else {

@@ -6,12 +6,15 @@ import (
 	"context"
 	"fmt"
 	gosync "sync"
+	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/fairlead/fairlead/dataplane/kubelet/criconfig"
 	"github.com/fairlead/fairlead/dataplane/kubelet/observed"
 	"github.com/fairlead/fairlead/dataplane/kubelet/status"
 	"github.com/fairlead/fairlead/dataplane/kubelet/sync"
@@ -28,9 +31,14 @@ type worker struct {
 	*Services
 	wake chan struct{}
 
+	viewed atomic.Pointer[View]
+
 	mu        gosync.Mutex
-	pod       *v1.Pod
-	fresh     bool // the pod changed since volumes were last brought up to date
+	pod       *v1.Pod // the same, but with the resources it has been given
+	latest    *v1.Pod // as the API has it
+	granted   map[string]v1.ResourceRequirements
+	pending   *v1.PodCondition // a resize that does not fit
+	fresh     bool             // the pod changed since volumes were last brought up to date
 	ending    *sync.Ending
 	finished  bool // the API (or the file) no longer has the pod
 	dead      bool // the loop has ended for good
@@ -47,6 +55,7 @@ type worker struct {
 	memory       map[string]*sync.Container
 	waiting      map[string]v1.ContainerStateWaiting
 	busy         map[sync.Key]*action
+	resizeError  string
 	sandboxRetry time.Time
 	volumeRetry  time.Time
 	stages       map[string]bool
@@ -61,10 +70,11 @@ type action struct {
 
 func newWorker(services *Services, pod *v1.Pod) *worker {
 	w := &worker{
-		Services: services, wake: make(chan struct{}, 1), pod: pod, fresh: true,
+		Services: services, wake: make(chan struct{}, 1), pod: pod, latest: pod, fresh: true,
 		memory: map[string]*sync.Container{}, waiting: map[string]v1.ContainerStateWaiting{}, busy: map[sync.Key]*action{}, stages: map[string]bool{},
 		startTime: time.Now(),
 	}
+	w.viewed.Store(&View{Pod: pod, Observed: &observed.Pod{UID: pod.UID}, Status: pod.Status})
 	if pod.Status.StartTime != nil {
 		w.startTime = pod.Status.StartTime.Time
 	}
@@ -81,7 +91,7 @@ func (w *worker) poke() {
 
 func (w *worker) update(pod *v1.Pod) {
 	w.mu.Lock()
-	w.pod, w.fresh = pod, true
+	w.latest, w.fresh = pod, true
 	w.noteDeletion(pod)
 	w.mu.Unlock()
 	w.poke()
@@ -147,11 +157,7 @@ func (w *worker) gone() bool {
 	return w.dead
 }
 
-func (w *worker) view() View {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return View{Pod: w.pod, Status: w.last, Observed: w.seen, Ended: w.lastEnded}
-}
+func (w *worker) view() View { return *w.viewed.Load() }
 
 // grace is the pod's own grace period.
 func grace(pod *v1.Pod) time.Duration {
@@ -205,6 +211,9 @@ func (w *worker) step(ctx context.Context, seen *observed.Pod) (done bool, again
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
+	if w.fresh || w.pending != nil {
+		w.pod = w.grant(w.latest)
+	}
 	pod := w.pod
 	w.seen = seen
 	w.admit(pod, seen)
@@ -245,6 +254,7 @@ func (w *worker) step(ctx context.Context, seen *observed.Pod) (done bool, again
 		w.report(pod, seen, now, plan.Ended)
 	}
 	w.lastEnded = plan.Ended
+	w.viewed.Store(&View{Pod: pod, Status: w.last, Observed: seen, Ended: plan.Ended})
 	if w.finished && plan.Ended {
 		w.dead = true
 		w.Status.Forget(pod.UID)
@@ -262,10 +272,7 @@ func (w *worker) admit(pod *v1.Pod, seen *observed.Pod) {
 	if len(seen.Sandboxes) > 0 || len(seen.Containers) > 0 || pod.Status.Phase == v1.PodRunning {
 		return
 	}
-	w.mu.Unlock() // Admit looks at all pods, this one too
-	reason, message := w.Admit(pod)
-	w.mu.Lock()
-	if reason != "" && w.ending == nil {
+	if reason, message := w.Admit(pod); reason != "" {
 		w.Event(pod, "", true, reason, message)
 		w.ending = &sync.Ending{Deadline: time.Now(), Reason: reason, Message: message}
 	}
@@ -276,8 +283,15 @@ func (w *worker) input(pod *v1.Pod, seen *observed.Pod, now time.Time) sync.Inpu
 	for key := range w.busy {
 		busy[key] = struct{}{}
 	}
+	resources := map[string]*runtimeapi.LinuxContainerResources{}
+	for _, list := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			resources[list[i].Name] = criconfig.Resources(pod, &list[i], w.Node)
+		}
+	}
 	return sync.Input{
-		Pod: pod, Observed: seen, Now: now, Ending: w.ending, VolumesReady: w.volumesReady, TornDown: w.tornDown, StartTime: w.startTime,
+		Resources: resources,
+		Pod:       pod, Observed: seen, Now: now, Ending: w.ending, VolumesReady: w.volumesReady, TornDown: w.tornDown, StartTime: w.startTime,
 		Busy: busy, Memory: w.memory, SandboxRetry: w.sandboxRetry, VolumeRetry: w.volumeRetry,
 	}
 }
@@ -356,6 +370,7 @@ func (w *worker) report(pod *v1.Pod, seen *observed.Pod, now time.Time, ended bo
 	if w.extra != nil {
 		setCondition(&out, *w.extra, now)
 	}
+	w.resizeConditions(pod, &out, now)
 	w.last = out
 	w.Status.Set(pod, out, ended && pod.DeletionTimestamp != nil)
 	w.stage(pod, &out)

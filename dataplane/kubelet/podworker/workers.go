@@ -46,6 +46,8 @@ type Services struct {
 	RuntimeHandler func(class string) (string, error)
 	// Admit tells why this node will not run a pod: reason and message, or an empty reason.
 	Admit func(pod *v1.Pod) (reason, message string)
+	// Fits tells why a running pod cannot have the resources it now asks for (Deferred or Infeasible), or an empty reason.
+	Fits func(pod *v1.Pod) (reason, message string)
 	// Cgroups makes and removes a pod's own cgroup.
 	Cgroups interface {
 		Create(pod *v1.Pod) error

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/fairlead/fairlead/dataplane/kubelet/observed"
 )
@@ -33,6 +34,8 @@ type Input struct {
 	StartTime    time.Time        // when the kubelet first saw the pod
 	Busy         map[Key]struct{} // actions under way; none of them is planned again
 	Memory       map[string]*Container
+	// Resources are what running containers should have, by name; one whose runtime settings differ is resized.
+	Resources    map[string]*runtimeapi.LinuxContainerResources
 	SandboxRetry time.Time // a sandbox that could not be made is not tried again before
 	VolumeRetry  time.Time // the same for volumes
 }
@@ -50,6 +53,7 @@ type Ending struct {
 type Container struct {
 	Started   map[string]bool // by container id: post-start hook done and startup probe passed
 	Unhealthy map[string]Kill // by container id: a probe failed for good
+	Resize    time.Time       // an attempt to resize failed; not again before
 	Retry     time.Time       // an attempt to start failed; not again before
 	Backoff   Backoff
 }
@@ -70,12 +74,13 @@ const (
 	RemoveSandbox
 	StartContainer
 	KillContainer
+	ResizeContainer
 	RemoveContainer
 	TearDown // volumes and cgroups, when nothing of the pod runs any more
 )
 
 func (v Verb) String() string {
-	return [...]string{"set up volumes", "create sandbox", "stop sandbox", "remove sandbox", "start container", "kill container", "remove container", "tear down"}[v]
+	return [...]string{"set up volumes", "create sandbox", "stop sandbox", "remove sandbox", "start container", "kill container", "resize container", "remove container", "tear down"}[v]
 }
 
 // Key identifies an action under way: the verb, and the container's name or the id it works on.
@@ -304,6 +309,8 @@ func (p *planner) keep(container *v1.Container, kind Kind, sandbox *observed.San
 				Kill: Kill{Reason: "Killing", Message: fmt.Sprintf("Container %s definition changed, will be restarted", container.Name)}})
 		} else if kill, bad := p.memory(container.Name).Unhealthy[newest.ID]; bad {
 			p.do(Action{Verb: KillContainer, Container: container, Kind: kind, ID: newest.ID, Kill: kill})
+		} else {
+			p.resize(container, kind, newest)
 		}
 		return
 	}
@@ -314,6 +321,31 @@ func (p *planner) keep(container *v1.Container, kind Kind, sandbox *observed.San
 	if ShouldRestart(p.Pod, container, kind, newest) {
 		p.restart(container, kind, sandbox, newest)
 	}
+}
+
+// resize plans to give a running container other resources, in place or by a restart, as its resize policy says.
+func (p *planner) resize(container *v1.Container, kind Kind, running *observed.Container) {
+	want, have := p.Resources[container.Name], running.Resources
+	if want == nil || have == nil {
+		return
+	}
+	cpu := want.CpuShares != have.CpuShares || want.CpuQuota != have.CpuQuota && (want.CpuQuota > 0 || have.CpuQuota > 0)
+	memory := want.MemoryLimitInBytes != have.MemoryLimitInBytes
+	if !cpu && !memory {
+		return
+	}
+	if retry := p.memory(container.Name).Resize; p.Now.Before(retry) {
+		p.again(retry)
+		return
+	}
+	for _, policy := range container.ResizePolicy {
+		if policy.RestartPolicy == v1.RestartContainer && (policy.ResourceName == v1.ResourceCPU && cpu || policy.ResourceName == v1.ResourceMemory && memory) {
+			p.do(Action{Verb: KillContainer, Container: container, Kind: kind, ID: running.ID,
+				Kill: Kill{Reason: "Resizing", Message: fmt.Sprintf("Container %s resize requires restart", container.Name)}})
+			return
+		}
+	}
+	p.do(Action{Verb: ResizeContainer, Container: container, Kind: kind, ID: running.ID})
 }
 
 // restart starts the container again after its back-off.
