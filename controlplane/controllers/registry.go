@@ -8,13 +8,17 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/fairlead/fairlead/controlplane/cloud"
+	"github.com/fairlead/fairlead/controlplane/controllers/bootstrapsigner"
 	"github.com/fairlead/fairlead/controlplane/controllers/clusterdns"
+	"github.com/fairlead/fairlead/controlplane/controllers/clusterroleaggregation"
 	"github.com/fairlead/fairlead/controlplane/controllers/controller"
+	"github.com/fairlead/fairlead/controlplane/controllers/cronjob"
 	"github.com/fairlead/fairlead/controlplane/controllers/csrapproving"
 	"github.com/fairlead/fairlead/controlplane/controllers/csrcleaner"
 	"github.com/fairlead/fairlead/controlplane/controllers/csrsigning"
 	"github.com/fairlead/fairlead/controlplane/controllers/daemonset"
 	"github.com/fairlead/fairlead/controlplane/controllers/deployment"
+	"github.com/fairlead/fairlead/controlplane/controllers/disruption"
 	"github.com/fairlead/fairlead/controlplane/controllers/endpointslice"
 	"github.com/fairlead/fairlead/controlplane/controllers/garbagecollector"
 	"github.com/fairlead/fairlead/controlplane/controllers/job"
@@ -24,10 +28,14 @@ import (
 	"github.com/fairlead/fairlead/controlplane/controllers/podgc"
 	"github.com/fairlead/fairlead/controlplane/controllers/replicaset"
 	"github.com/fairlead/fairlead/controlplane/controllers/replicationcontroller"
+	"github.com/fairlead/fairlead/controlplane/controllers/resourcequota"
 	"github.com/fairlead/fairlead/controlplane/controllers/rootca"
 	"github.com/fairlead/fairlead/controlplane/controllers/serviceaccount"
 	"github.com/fairlead/fairlead/controlplane/controllers/statefulset"
 	"github.com/fairlead/fairlead/controlplane/controllers/tainteviction"
+	"github.com/fairlead/fairlead/controlplane/controllers/tokencleaner"
+	"github.com/fairlead/fairlead/controlplane/controllers/ttlafterfinished"
+	"github.com/fairlead/fairlead/controlplane/controllers/volumeprotection"
 )
 
 // Registration names a controller and says what the API server must serve for it.
@@ -60,6 +68,14 @@ var Registry = []Registration{
 	{"job", job.New, []string{"batch/v1/jobs"}},
 	{"statefulset", statefulset.New, []string{"apps/v1/statefulsets", "apps/v1/controllerrevisions", "v1/persistentvolumeclaims"}},
 	{"endpointslice", endpointslice.New, []string{"v1/services", "discovery.k8s.io/v1/endpointslices"}},
+	{"cronjob", cronjob.New, []string{"batch/v1/cronjobs"}},
+	{"ttlafterfinished", ttlafterfinished.New, []string{"batch/v1/jobs"}},
+	{"disruption", disruption.New, []string{"policy/v1/poddisruptionbudgets"}},
+	{"resourcequota", resourcequota.New, []string{"v1/resourcequotas"}},
+	{"clusterroleaggregation", clusterroleaggregation.New, []string{"rbac.authorization.k8s.io/v1/clusterroles"}},
+	{"volumeprotection", volumeprotection.New, []string{"v1/persistentvolumes", "v1/persistentvolumeclaims"}},
+	{"tokencleaner", tokencleaner.New, []string{"v1/secrets"}},
+	{"bootstrapsigner", bootstrapsigner.New, []string{"v1/secrets"}},
 }
 
 // Names lists the registered controllers.
