@@ -57,6 +57,7 @@ func newRootCommand() *cobra.Command {
 		install.NewCommand(os.Stdout),
 		newKubectlCommand(),
 		newTokenCommand(),
+		newEtcdCommand(),
 		newImageCommand(),
 		newSandboxCommand(),
 		newVersionCommand(),
