@@ -12,6 +12,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -108,6 +109,7 @@ func runPodNetwork(ctx context.Context, cfg Config, l *loader.Loader, t *tables.
 	ready := make(chan struct{})
 	pods := podnet.Config{
 		NodeName: cfg.NodeName, DataDir: cfg.DataDir, RunDir: cfg.RunDir, Loader: l, Tables: t, Uplinks: cfg.Uplinks, Mode: cfg.Mode,
+		NodeIPs: cfg.NodeIPs, PodCIDRs: cfg.ClusterCIDRs, Registerer: cfg.Registerer,
 		Sandboxes: cfg.Sandboxes, OnReady: func() { close(ready) },
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -128,6 +130,9 @@ func runPodNetwork(ctx context.Context, cfg Config, l *loader.Loader, t *tables.
 // devicesOf returns the devices that have one of addrs.
 func devicesOf(addrs []netip.Addr) ([]string, error) {
 	links, err := netlink.LinkList()
+	for try := 0; errors.Is(err, netlink.ErrDumpInterrupted) && try < 10; try++ { // pods' devices come and go
+		links, err = netlink.LinkList()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list network devices: %w", err)
 	}

@@ -12,12 +12,14 @@ package podnet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
@@ -51,6 +53,8 @@ type Config struct {
 	// Sandboxes lists the runtime's pod sandboxes by container ID, for the sweep; see endpoint.Config. May be nil.
 	Sandboxes     func(context.Context) (map[string]bool, error)
 	SweepInterval time.Duration
+	// Registerer gets the pod network's metrics. May be nil.
+	Registerer prometheus.Registerer
 	// OnReady is called once, when the first pod could be connected. May be nil.
 	OnReady func()
 }
@@ -64,6 +68,13 @@ func (c *Config) QueueDir() string { return filepath.Join(c.DataDir, "cni-deleti
 // Run keeps the node's pod network until ctx ends.
 func Run(ctx context.Context, cfg Config) error {
 	log := klog.FromContext(ctx)
+	if cfg.Registerer != nil {
+		for _, c := range endpoint.Metrics() {
+			if err := cfg.Registerer.Register(c); err != nil && !errors.As(err, new(prometheus.AlreadyRegisteredError)) {
+				return err
+			}
+		}
+	}
 	pool, err := ipam.Open(ipam.Config{Path: filepath.Join(cfg.DataDir, "addresses.log"), Quarantine: cfg.Quarantine})
 	if err != nil {
 		return err
