@@ -69,7 +69,7 @@ func runCore(w workload, nodes, pods int) (result, error) {
 		bound.Spec.NodeName = found.Node.Name
 		state.SetPod(&bound)
 	}
-	r.took = time.Since(begin)
+	r.took, r.placed = time.Since(begin), len(r.latency)
 	if len(r.latency) != pods {
 		return r, fmt.Errorf("%s: %d of %d pods placed", w.name, len(r.latency), pods)
 	}

@@ -5,6 +5,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -16,6 +18,9 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"k8s.io/klog/v2"
+	"k8s.io/klog/v2/textlogger"
 )
 
 // result is one run of one workload.
@@ -23,10 +28,11 @@ type result struct {
 	queued  time.Duration // to classify and queue all pods
 	took    time.Duration // to place all
 	latency []time.Duration
+	placed  int
 	victims int
 }
 
-func (r *result) rate() float64 { return float64(len(r.latency)) / r.took.Seconds() }
+func (r *result) rate() float64 { return float64(r.placed) / r.took.Seconds() }
 
 func (r *result) quantile(q float64) time.Duration {
 	sorted := slices.Sorted(slices.Values(r.latency))
@@ -65,12 +71,20 @@ func run() error {
 	pods := flag.Int("pods", 50000, "pods per case (fewer where the case has no room for more)")
 	rounds := flag.Int("rounds", 3, "runs of each case")
 	quick := flag.Bool("quick", false, "500 nodes, 2,000 pods, one round: to keep the benchmark working")
+	parts := flag.String("part", "", "only this part: core or server")
+	steady := flag.Int("steady", 2000, "pods of the steady stream in which server latency is measured")
 	only := flag.String("case", "", "only cases whose name contains this")
 	out := flag.String("out", "out/bench", "folder of the JSON report")
+	verbosity := flag.Int("logs", -1, "print the components' logs with this verbosity; -1 for none")
 	profile := flag.String("cpuprofile", "", "write a CPU profile here")
 	flag.Parse()
+	if *verbosity < 0 {
+		klog.SetLogger(klog.New(nil))
+	} else {
+		klog.SetLogger(textlogger.NewLogger(textlogger.NewConfig(textlogger.Verbosity(*verbosity))))
+	}
 	if *quick {
-		*nodes, *pods, *rounds = 500, 2000, 1
+		*nodes, *pods, *rounds, *steady = 500, 2000, 1, 200
 	}
 	if *profile != "" {
 		f, err := os.Create(*profile)
@@ -87,31 +101,17 @@ func run() error {
 	rep := report{Bench: "scheduler", Host: fmt.Sprintf("%s %s/%s %d CPUs", host, runtime.GOOS, runtime.GOARCH, runtime.NumCPU())}
 	table := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(table, "part\tcase\tpods\tpods/s\tspread\ttarget\tp50\tp99\tqueueing\tvictims\t\n")
-	for _, w := range workloads {
-		if !strings.Contains(w.name, *only) {
-			continue
-		}
-		count := min(*pods, w.limit(*nodes))
-		var rates []float64
-		var middle result
-		for range *rounds {
-			runtime.GC()
-			r, err := runCore(w, *nodes, count)
+	for _, part := range []string{"core", "server"} {
+		for _, w := range workloads {
+			if *parts != "" && *parts != part || !strings.Contains(w.name, *only) || part == "server" && w.target == 0 {
+				continue
+			}
+			rows, err := measure(table, part, w, *nodes, *pods, *rounds, *steady)
 			if err != nil {
 				return err
 			}
-			rates = append(rates, r.rate())
-			middle = r
+			rep.Rows = append(rep.Rows, rows...)
 		}
-		slices.Sort(rates)
-		median := rates[len(rates)/2]
-		spread := (rates[len(rates)-1] - rates[0]) / median
-		fmt.Fprintf(table, "core\t%s\t%d\t%.0f\t%.0f%%\t\t%v\t%v\t%v\t%d\t\n", w.name, count, median, 100*spread, middle.quantile(0.5).Round(time.Microsecond/10),
-			middle.quantile(0.99).Round(time.Microsecond/10), middle.queued.Round(time.Millisecond), middle.victims)
-		table.Flush()
-		rep.Rows = append(rep.Rows, row{Case: "core/" + w.name, Metric: "throughput", Unit: "pods/s", Ours: median, Spread: spread},
-			row{Case: "core/" + w.name, Metric: "decision p50", Unit: "us", Ours: float64(middle.quantile(0.5).Nanoseconds()) / 1000},
-			row{Case: "core/" + w.name, Metric: "decision p99", Unit: "us", Ours: float64(middle.quantile(0.99).Nanoseconds()) / 1000})
 	}
 	if err := os.MkdirAll(*out, 0o755); err != nil {
 		return err
@@ -121,4 +121,47 @@ func run() error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(*out, "scheduler.json"), append(data, '\n'), 0o644)
+}
+
+// measure runs one case and prints its line.
+func measure(table *tabwriter.Writer, part string, w workload, nodes, pods, rounds, steady int) ([]row, error) {
+	count := min(pods, w.limit(nodes))
+	if part == "server" {
+		count -= min(steady, count/2)
+		steady = min(steady, count)
+	}
+	var runs []result
+	for range rounds {
+		runtime.GC()
+		var r result
+		var err error
+		if part == "core" {
+			r, err = runCore(w, nodes, count)
+		} else {
+			r, err = runServer(context.Background(), w, nodes, count, steady)
+		}
+		if err != nil {
+			return nil, err
+		}
+		runs = append(runs, r)
+	}
+	slices.SortFunc(runs, func(a, b result) int { return cmp.Compare(a.rate(), b.rate()) })
+	middle := runs[len(runs)/2]
+	median := middle.rate()
+	spread := (runs[len(runs)-1].rate() - runs[0].rate()) / median
+	throughput := row{Case: part + "/" + w.name, Metric: "throughput", Unit: "pods/s", Ours: median, Spread: spread}
+	target, what := "-", "decision"
+	if part == "server" {
+		what = "creation to binding"
+		holds := median >= w.target
+		throughput.Target, throughput.Holds = &w.target, &holds
+		target = fmt.Sprintf("%.0f", w.target)
+	}
+	p50, p99 := middle.quantile(0.5), middle.quantile(0.99)
+	fmt.Fprintf(table, "%s\t%s\t%d\t%.0f\t%.0f%%\t%s\t%v\t%v\t%v\t%d\t\n", part, w.name, count, median, 100*spread, target, p50.Round(time.Microsecond/10),
+		p99.Round(time.Microsecond/10), middle.queued.Round(time.Millisecond), middle.victims)
+	table.Flush()
+	return []row{throughput,
+		{Case: part + "/" + w.name, Metric: what + " p50", Unit: "us", Ours: float64(p50.Nanoseconds()) / 1000},
+		{Case: part + "/" + w.name, Metric: what + " p99", Unit: "us", Ours: float64(p99.Nanoseconds()) / 1000}}, nil
 }

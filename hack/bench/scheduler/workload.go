@@ -113,5 +113,6 @@ func (w *workload) filler(i, nodes int) *v1.Pod {
 	p.Spec.Priority = &low
 	p.Spec.Containers[0].Resources.Requests[v1.ResourceCPU] = resource.MustParse("1")
 	p.Spec.NodeName = nodeName(i % nodes)
+	p.Labels = map[string]string{"filler": "yes"}
 	return p
 }
