@@ -88,7 +88,7 @@ int uplink_in(struct __sk_buff *skb)
 	if (unlikely(f.frag == FLOW_FRAG_LATER))
 		frag_resolve(&f);
 	port = bpf_ntohs(f.dport);
-	if (port >= cfg_snat_port_min && port <= cfg_snat_port_max && lb_reverse_find(&f, &d.t) == lb_done) {
+	if (lb_snat_port(f.proto, port) && lb_reverse_find(&f, &d.t) == lb_done) {
 		lb_count(lb_returned);
 		return route_out(skb, &f, &d.t);
 	}

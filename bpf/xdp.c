@@ -105,7 +105,7 @@ int uplink_xdp(struct xdp_md *ctx)
 	if (unlikely(f.frag || flow_is_icmp_error(&f)))
 		return XDP_PASS;
 	port = bpf_ntohs(f.dport);
-	if (port >= cfg_snat_port_min && port <= cfg_snat_port_max && lb_reverse_find(&f, &d.t) == lb_done) {
+	if (lb_snat_port(f.proto, port) && lb_reverse_find(&f, &d.t) == lb_done) {
 		lb_count(lb_returned);
 		return send_out(ctx, &f, &d.t);
 	}

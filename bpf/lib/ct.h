@@ -119,6 +119,7 @@ inline_fn int ct_expired(const struct ct *e, __u8 proto, __u32 now)
  * e, the rest is scratch. With snat, and where the tuple is taken, t->sport becomes a claimed port. Returns 0, or a drop reason: drop_snat_exhausted, or drop_ct_full, after which no entry exists. */
 static __noinline int ct_create(const struct ct_key *k, struct tuple *t, struct ct *e, struct ct_key *rk, int snat)
 {
+	__u8 on_node = e->flags & CT_ON_NODE;
 	struct ct *old;
 	__u32 start, range = cfg_snat_port_max - cfg_snat_port_min + 1;
 	long err;
@@ -128,7 +129,7 @@ static __noinline int ct_create(const struct ct_key *k, struct tuple *t, struct 
 	e->daddr = k->saddr;
 	e->sport = k->dport;
 	e->dport = k->sport;
-	e->flags = CT_REPLY | (snat ? CT_SNAT : 0);
+	e->flags = CT_REPLY | on_node | (snat ? CT_SNAT : 0);
 	e->state = ct_new;
 	rk->saddr = t->daddr;
 	rk->daddr = t->saddr;
@@ -178,7 +179,7 @@ static __noinline int ct_create(const struct ct_key *k, struct tuple *t, struct 
 	e->daddr = t->daddr;
 	e->sport = t->sport;
 	e->dport = t->dport;
-	e->flags = snat ? CT_SNAT : 0;
+	e->flags = on_node | (snat ? CT_SNAT : 0);
 	if (ct_put(k, e, BPF_ANY)) {
 		ct_del(rk);
 		return drop_ct_full;

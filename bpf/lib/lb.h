@@ -137,6 +137,7 @@ static __noinline int lb_begin(const struct ct_key *k, struct service *svc, enum
 	s->ct.generation = b->generation;
 	s->ct.last = clock_ticks();
 	s->ct.pad = 0;
+	s->ct.flags = d->on_node ? CT_ON_NODE : 0;
 	r = ct_create(k, &d->t, &s->ct, &s->reverse, snat);
 	if (r == drop_ct_full) {
 		/* No room. What needs no claimed port goes on by the hash alone, which every node and every packet computes alike. */
@@ -182,9 +183,10 @@ static __noinline int lb_decide(struct flow *f, enum lb_from from, struct lb_dec
 			fresh = (f->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && f->frag != FLOW_FRAG_LATER;
 		else
 			fresh = 1;
-		b = backend_at(e->backend);
-		if (fresh) /* may begin anew, if the old has ended or its backend is gone */
+		if (fresh) { /* may begin anew, if the old has ended or its backend is gone */
+			b = backend_at(e->backend);
 			fresh = e->state == ct_closing || !b || b->generation != e->generation || !(b->flags & BACKEND_LIVE);
+		}
 		if (likely(!fresh)) {
 			ct_touch(e, f, clock_ticks());
 			d->t.saddr = e->saddr;
@@ -192,7 +194,7 @@ static __noinline int lb_decide(struct flow *f, enum lb_from from, struct lb_dec
 			d->t.sport = e->sport;
 			d->t.dport = e->dport;
 			d->snat = e->flags & CT_SNAT;
-			d->on_node = b && b->generation == e->generation ? !!(b->flags & BACKEND_ON_NODE) : !d->snat;
+			d->on_node = !!(e->flags & CT_ON_NODE);
 			return lb_done;
 		}
 	}
@@ -237,6 +239,12 @@ inline_fn int lb_forward(ctx_t *ctx, struct flow *f, enum lb_from from)
 	r = rewrite(ctx, f, &d.t);
 	lb_count(lb_forwarded);
 	return r ? -r : lb_done;
+}
+
+/* lb_snat_port says whether a packet to one of the node's addresses may be an answer to a source-translated flow. SCTP keeps its ports. */
+inline_fn int lb_snat_port(__u8 proto, __u16 dport)
+{
+	return (dport >= cfg_snat_port_min && dport <= cfg_snat_port_max) || proto == IPPROTO_SCTP;
 }
 
 /* lb_reverse_find looks for the translation of an answer and notes the packet. Returns lb_none or lb_done (t is filled). */

@@ -101,6 +101,7 @@ enum ct_state {
 #define CT_SNAT 0x02 /* the client's address or port is translated too */
 #define CT_FIN_SEEN 0x04 /* a FIN went this entry's direction */
 #define CT_ASSURED 0x08 /* forward: a reply was seen */
+#define CT_ON_NODE 0x10 /* the backend runs on this node */
 
 /* ct says how packets of one direction of one connection are rewritten. A connection has two entries, each the other's reverse. */
 struct ct {

@@ -22,6 +22,7 @@ const (
 	FlagSNAT    = 0x02
 	FlagFINSeen = 0x04
 	FlagAssured = 0x08
+	FlagOnNode  = 0x10
 )
 
 // Lifetimes are how long an entry lives without packets, in ticks of 2^30 ns.

@@ -15,6 +15,13 @@ type filter struct {
 	refs [1 << 16]uint32
 }
 
+// keep sets the bit of an address for good: until the next sweep of another agent.
+func (f *filter) keep(a loader.BPFAddr) {
+	if b := filterBit(a); f.refs[b] == 0 {
+		f.add(a)
+	}
+}
+
 // filterBit repeats addr_filter_bit of bpf/lib/hash.h.
 func filterBit(a loader.BPFAddr) uint32 {
 	const mult = 0x9E3779B97F4A7C15

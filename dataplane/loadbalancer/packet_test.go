@@ -3,6 +3,7 @@
 package loadbalancer
 
 import (
+	"maps"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -45,7 +46,9 @@ var (
 func newRig(t testing.TB) *rig {
 	t.Helper()
 	pins := filepath.Join(t.TempDir(), "bpf")
-	l, err := loader.Open(loader.Config{PinDir: pins, MapSizes: testSizes})
+	sizes := maps.Clone(testSizes)
+	sizes[loader.BPFMapCtTcp], sizes[loader.BPFMapCtAny] = 1<<18, 1<<18
+	l, err := loader.Open(loader.Config{PinDir: pins, MapSizes: sizes})
 	if err != nil {
 		t.Fatal(err)
 	}

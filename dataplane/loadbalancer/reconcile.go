@@ -12,6 +12,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/fairlead/fairlead/dataplane/conntrack"
 	"github.com/fairlead/fairlead/dataplane/loader"
 	"github.com/fairlead/fairlead/dataplane/tables"
 )
@@ -24,7 +25,7 @@ var errNoIDs = errors.New("no service id is free")
 type reconciler struct {
 	k        *kernel
 	filter   filter // addresses with a services entry
-	local    filter // addresses of backends on this node
+	local    filter // addresses of backends on this node; only ever grows, since a backend that left may still answer connections it has
 	rows     *rows
 	ids      *rows
 	runs     *runs
@@ -142,9 +143,35 @@ func (r *reconciler) finish() error {
 		r.runs.release(run.Base, (run.Count+slotsPerElem-1)/slotsPerElem, now)
 	}
 	r.filter.sweep()
+	if cerr := r.keepAnswering(); cerr != nil {
+		return errors.Join(err, cerr)
+	}
 	r.local.sweep()
 	r.existing, r.existingRows, r.takenIDs, r.takenRows, r.oldRuns = nil, nil, nil, nil, nil
 	return err
+}
+
+// keepAnswering has the local filter hold the backends on this node that connections remember, be they endpoints still or not.
+func (r *reconciler) keepAnswering() error {
+	for _, m := range r.k.conntrack {
+		keys, values := make([]loader.BPFCtKey, 4096), make([]loader.BPFCt, 4096)
+		var cursor ebpf.MapBatchCursor
+		for {
+			n, err := m.BatchLookup(&cursor, keys, values, nil)
+			for i := range n {
+				if values[i].Flags&conntrack.FlagReply != 0 && values[i].Flags&conntrack.FlagOnNode != 0 {
+					r.local.keep(keys[i].Saddr)
+				}
+			}
+			if errors.Is(err, ebpf.ErrKeyNotExist) {
+				break
+			}
+			if err != nil {
+				return fmt.Errorf("read connections: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // apply makes the kernel hold spec for the service name; an empty spec removes it. Writes are gathered until flush.
@@ -270,12 +297,10 @@ func (r *reconciler) applyRows(p *portState, spec *portSpec) error {
 		if i < len(p.rows) && p.rows[i].addr == e.addr && p.rows[i].port == e.port {
 			row := p.rows[i]
 			i++
-			if was, is := row.flags&backendOnNode != 0, e.flags&backendOnNode != 0; is && !was {
-				r.local.add(loader.Addr(e.addr.As16()))
-			} else if was && !is {
-				r.local.remove(loader.Addr(e.addr.As16()))
-			}
 			row.endpoint = e
+			if e.flags&backendOnNode != 0 {
+				r.local.keep(loader.Addr(e.addr.As16()))
+			}
 			b := &r.k.backends[row.row]
 			b.Flags, b.Weight = e.flags, e.weight
 			next = append(next, row)
@@ -287,7 +312,7 @@ func (r *reconciler) applyRows(p *portState, spec *portSpec) error {
 			continue
 		}
 		if e.flags&backendOnNode != 0 {
-			r.local.add(loader.Addr(e.addr.As16()))
+			r.local.keep(loader.Addr(e.addr.As16()))
 		}
 		next = append(next, rowState{endpoint: e, row: row, generation: r.k.backends[row].Generation})
 	}
@@ -301,9 +326,6 @@ func (r *reconciler) applyRows(p *portState, spec *portSpec) error {
 // dropRow has flush clear a row.
 func (r *reconciler) dropRow(row *rowState) {
 	r.batch.delRows = append(r.batch.delRows, row.row)
-	if row.flags&backendOnNode != 0 {
-		r.local.remove(loader.Addr(row.addr.As16()))
-	}
 }
 
 func less(a, b endpoint) bool {

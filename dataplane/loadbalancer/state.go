@@ -73,12 +73,17 @@ type kernel struct {
 	slots    []loader.BPFSlotElem
 	filter   *loader.BPFVipBits // addresses with a services entry
 	local    *loader.BPFVipBits // addresses of backends on this node
-	unmap    []func() error
+	// conntrack are the connection tables, read at start only.
+	conntrack []*ebpf.Map
+	unmap     []func() error
 }
 
 // openKernel maps the collection's arrays into memory. The collection must stay open as long as the result is used.
 func openKernel(maps map[string]*ebpf.Map) (*kernel, error) {
-	k := &kernel{services: maps[loader.BPFMapServices], ranges: maps[loader.BPFMapSourceRanges]}
+	k := &kernel{
+		services: maps[loader.BPFMapServices], ranges: maps[loader.BPFMapSourceRanges],
+		conntrack: []*ebpf.Map{maps[loader.BPFMapCtTcp], maps[loader.BPFMapCtAny]},
+	}
 	var err error
 	var un func() error
 	if k.backends, un, err = loader.Shared[loader.BPFBackend](maps[loader.BPFMapBackends]); err != nil {
