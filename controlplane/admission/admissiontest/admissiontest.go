@@ -5,6 +5,7 @@ package admissiontest
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,7 +25,7 @@ import (
 type Request struct {
 	Object, Old runtime.Object // Old makes it an update
 	Subresource string
-	Resource    string    // default: the plural of the kind
+	Resource    string    // default: the plural of the kind, in its group; "group/resource" names another group
 	User        user.Info // default: somebody
 	Delete      bool
 }
@@ -39,6 +40,9 @@ func (r Request) Attributes(t testing.TB) admission.Attributes {
 	gvr, _ := meta.UnsafeGuessKindToResource(kinds[0])
 	if r.Resource != "" {
 		gvr.Resource = r.Resource
+		if group, resource, ok := strings.Cut(r.Resource, "/"); ok {
+			gvr.Group, gvr.Resource = group, resource
+		}
 	}
 	op := admission.Create
 	switch {
