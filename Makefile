@@ -54,6 +54,10 @@ up: deps build images ## Start a three-node cluster on this machine, deploy the 
 	bin/fairlead sandbox --name $(SANDBOX) up --nodes $(NODES) $(UP_FLAGS) --image out/images/sample.tar
 	bin/fairlead sandbox --name $(SANDBOX) sample
 
+.PHONY: bench-scheduler
+bench-scheduler: ## Benchmark the scheduler: decisions alone, then with an API server in the same process
+	$(GO) run ./hack/bench/scheduler
+
 .PHONY: down
 down: ## End the cluster of `make up` and remove everything it made
 	bin/fairlead sandbox --name $(SANDBOX) down

@@ -40,7 +40,7 @@ func runCore(w workload, nodes, pods int) (result, error) {
 		q.Add(eval.Classify(p, profile), time.Time{}, begin)
 	}
 	r.queued = time.Since(begin)
-	begin = time.Now()
+	begin, used := time.Now(), cpuTime()
 	for {
 		start := time.Now()
 		item := q.Pop(start)
@@ -69,7 +69,7 @@ func runCore(w workload, nodes, pods int) (result, error) {
 		bound.Spec.NodeName = found.Node.Name
 		state.SetPod(&bound)
 	}
-	r.took, r.placed = time.Since(begin), len(r.latency)
+	r.took, r.placed, r.cpu = time.Since(begin), len(r.latency), cpuTime()-used
 	if len(r.latency) != pods {
 		return r, fmt.Errorf("%s: %d of %d pods placed", w.name, len(r.latency), pods)
 	}

@@ -97,13 +97,13 @@ func (b *serverBench) run(ctx context.Context, rc *rest.Config, nodes, pods, ste
 	defer stop()
 	scheduling, end := context.WithCancel(ctx)
 	ended := make(chan error, 1)
-	begin = time.Now()
+	begin, used := time.Now(), cpuTime()
 	go func() { ended <- scheduler.Run(scheduling, scheduler.Config{RESTConfig: rc}) }()
 	defer func() { end(); <-ended }()
 	if err := b.await(ctx, pods); err != nil {
 		return r, err
 	}
-	r.took, r.placed = time.Since(begin), pods
+	r.took, r.placed, r.cpu = time.Since(begin), pods, cpuTime()-used
 
 	var group sync.WaitGroup
 	ticker := time.NewTicker(time.Second / time.Duration(max(1, b.rate())))
