@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 
@@ -16,6 +15,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead/fairlead/dataplane/sysctl"
 	"github.com/fairlead/fairlead/dataplane/tables"
 )
 
@@ -54,16 +54,9 @@ func configureHost(name string) error {
 		{"net/ipv6/conf/" + name + "/addr_gen_mode", "1"}, // no link-local address: nobody would talk to it
 		{"net/ipv6/conf/" + name + "/forwarding", "1"},
 	} {
-		if err := writeSysctl(s[0], s[1]); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := sysctl.Set(s[0], s[1]); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-	}
-	return nil
-}
-
-func writeSysctl(key, value string) error {
-	if err := os.WriteFile(filepath.Join("/proc/sys", key), []byte(value), 0o644); err != nil {
-		return fmt.Errorf("set %s=%s: %w", key, value, err)
 	}
 	return nil
 }
@@ -85,8 +78,8 @@ func configurePod(pod *tables.LocalPod, ns *os.File) error {
 		}
 		// Duplicate address detection would hold the address back for a second, on a link with nobody else on it.
 		if err := inNamespace(ns, func() error {
-			err := writeSysctl("net/ipv6/conf/"+pod.IfName+"/disable_ipv6", "0")
-			return errors.Join(err, writeSysctl("net/ipv6/conf/"+pod.IfName+"/accept_dad", "0"), writeSysctl("net/ipv6/conf/"+pod.IfName+"/accept_ra", "0"))
+			err := sysctl.Set("net/ipv6/conf/"+pod.IfName+"/disable_ipv6", "0")
+			return errors.Join(err, sysctl.Set("net/ipv6/conf/"+pod.IfName+"/accept_dad", "0"), sysctl.Set("net/ipv6/conf/"+pod.IfName+"/accept_ra", "0"))
 		}); err != nil {
 			return err
 		}

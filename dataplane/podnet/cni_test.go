@@ -421,8 +421,8 @@ func (n *node) plain() []byte {
 // TestAgentKilledAnywhere kills the agent at ever later moments of an ADD and of a DEL. Whatever the moment, a DEL afterwards leaves nothing, and a next ADD works.
 func TestAgentKilledAnywhere(t *testing.T) {
 	n := single(t)
-	for step := range 24 {
-		delay := time.Duration(step) * 600 * time.Microsecond
+	for step := range 12 {
+		delay := time.Duration(step) * 1200 * time.Microsecond
 		ns := nettest.NewNS(t, "pod")
 		rt := n.runtimeConf(fmt.Sprint("kill-", step), ns)
 		done := make(chan error, 1)
@@ -630,7 +630,7 @@ func TestSweepFindsLeaks(t *testing.T) {
 
 // TestChurn adds and deletes many pods and looks for anything that grows. FAIRLEAD_CHURN sets the number (10000 in the long run of docs/podnet.md).
 func TestChurn(t *testing.T) {
-	count := 300
+	count := 100
 	if s := os.Getenv("FAIRLEAD_CHURN"); s != "" {
 		count, _ = strconv.Atoi(s)
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead/fairlead/dataplane/ipam"
+	"github.com/fairlead/fairlead/dataplane/sysctl"
 )
 
 // enableForwarding sets what the whole network namespace needs. Devices that take router advertisements go on taking them, which forwarding would otherwise stop.
@@ -29,22 +30,14 @@ func enableForwarding() error {
 			if dev == "all" || dev == "default" || dev == "lo" {
 				continue
 			}
-			if err := os.WriteFile(path, []byte("2"), 0o644); err != nil {
-				return fmt.Errorf("keep router advertisements on %s: %w", dev, err)
+			if err := sysctl.Set("net/ipv6/conf/"+dev+"/accept_ra", "2"); err != nil {
+				return fmt.Errorf("keep router advertisements: %w", err)
 			}
 		}
 	}
 	for _, key := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
-		path := filepath.Join("/proc/sys", key)
-		v, err := os.ReadFile(path)
-		if errors.Is(err, os.ErrNotExist) {
-			continue // a kernel without IPv6
-		}
-		if err == nil && len(v) > 0 && v[0] == '1' {
-			continue
-		}
-		if err := os.WriteFile(path, []byte("1"), 0o644); err != nil {
-			return fmt.Errorf("enable forwarding: set %s=1: %w", key, err)
+		if err := sysctl.Ensure(key, "1"); err != nil && !errors.Is(err, os.ErrNotExist) { // there are kernels without IPv6
+			return fmt.Errorf("enable forwarding: %w", err)
 		}
 	}
 	return nil
@@ -72,10 +65,9 @@ func ensureVXLAN(port int) (int, error) {
 		return 0, err
 	}
 	// No link-local address: nothing on the overlay is to be discovered or joined.
-	for _, s := range [][2]string{{"ipv4", "rp_filter=0"}, {"ipv6", "accept_ra=0"}, {"ipv6", "addr_gen_mode=1"}} {
-		key, value := s[1][:len(s[1])-2], s[1][len(s[1])-1:]
-		if err := os.WriteFile("/proc/sys/net/"+s[0]+"/conf/"+DeviceName+"/"+key, []byte(value), 0o644); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return 0, fmt.Errorf("set %s of %s: %w", s[1], DeviceName, err)
+	for _, s := range [][2]string{{"ipv4/conf/" + DeviceName + "/rp_filter", "0"}, {"ipv6/conf/" + DeviceName + "/accept_ra", "0"}, {"ipv6/conf/" + DeviceName + "/addr_gen_mode", "1"}} {
+		if err := sysctl.Set("net/"+s[0], s[1]); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return 0, err
 		}
 	}
 	// Nobody answers ARP on the overlay: a neighbour's MAC is of no use there.
