@@ -36,6 +36,7 @@ func validatingWebhookConfigurations() resource.Kind[*v1.ValidatingWebhookConfig
 		ConditionalUpdateOnly: true,
 		Default:               defaultValidatingWebhooks,
 		Columns:               webhookColumns(func(c *v1.ValidatingWebhookConfiguration) int { return len(c.Webhooks) }),
+		Validate:              validateValidatingWebhooks,
 	}
 }
 
@@ -50,6 +51,7 @@ func mutatingWebhookConfigurations() resource.Kind[*v1.MutatingWebhookConfigurat
 		ConditionalUpdateOnly: true,
 		Default:               defaultMutatingWebhooks,
 		Columns:               webhookColumns(func(c *v1.MutatingWebhookConfiguration) int { return len(c.Webhooks) }),
+		Validate:              validateMutatingWebhooks,
 	}
 }
 
@@ -66,6 +68,7 @@ func validatingAdmissionPolicies() resource.Kind[*v1.ValidatingAdmissionPolicy] 
 		Default:               defaultValidatingPolicy,
 		Columns: policyColumns("Validations", func(p *v1.ValidatingAdmissionPolicy) int { return len(p.Spec.Validations) },
 			func(p *v1.ValidatingAdmissionPolicy) *v1.ParamKind { return p.Spec.ParamKind }),
+		Validate: validateValidatingPolicy,
 	}
 }
 
@@ -81,6 +84,7 @@ func validatingAdmissionPolicyBindings() resource.Kind[*v1.ValidatingAdmissionPo
 		Default:               defaultValidatingBinding,
 		Columns: bindingColumns(func(b *v1.ValidatingAdmissionPolicyBinding) string { return b.Spec.PolicyName },
 			func(b *v1.ValidatingAdmissionPolicyBinding) *v1.ParamRef { return b.Spec.ParamRef }),
+		Validate: validateValidatingBinding,
 	}
 }
 
@@ -96,6 +100,7 @@ func mutatingAdmissionPolicies() resource.Kind[*v1.MutatingAdmissionPolicy] {
 		Default:               defaultMutatingPolicy,
 		Columns: policyColumns("Mutations", func(p *v1.MutatingAdmissionPolicy) int { return len(p.Spec.Mutations) },
 			func(p *v1.MutatingAdmissionPolicy) *v1.ParamKind { return p.Spec.ParamKind }),
+		Validate: validateMutatingPolicy,
 	}
 }
 
@@ -111,5 +116,6 @@ func mutatingAdmissionPolicyBindings() resource.Kind[*v1.MutatingAdmissionPolicy
 		Default:               defaultMutatingBinding,
 		Columns: bindingColumns(func(b *v1.MutatingAdmissionPolicyBinding) string { return b.Spec.PolicyName },
 			func(b *v1.MutatingAdmissionPolicyBinding) *v1.ParamRef { return b.Spec.ParamRef }),
+		Validate: validateMutatingBinding,
 	}
 }

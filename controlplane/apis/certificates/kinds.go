@@ -24,19 +24,21 @@ func Resources() []resource.Resource {
 
 func certificateSigningRequests() resource.Kind[*v1.CertificateSigningRequest] {
 	return resource.Kind[*v1.CertificateSigningRequest]{
-		GVR:           group.WithResource("certificatesigningrequests"),
-		Kind:          "CertificateSigningRequest",
-		ShortNames:    []string{"csr"},
-		ClusterScoped: true,
-		New:           func() *v1.CertificateSigningRequest { return &v1.CertificateSigningRequest{} },
-		NewList:       func() runtime.Object { return &v1.CertificateSigningRequestList{} },
-		HasStatus:     true,
-		NoGeneration:  true,
-		Fields:        signingRequestFields,
-		Columns:       signingRequestColumns(),
-		PrepareCreate: prepareSigningRequest,
-		PrepareUpdate: prepareSigningRequestUpdate,
-		PrepareStatus: prepareSigningRequestStatus,
+		GVR:            group.WithResource("certificatesigningrequests"),
+		Kind:           "CertificateSigningRequest",
+		ShortNames:     []string{"csr"},
+		ClusterScoped:  true,
+		New:            func() *v1.CertificateSigningRequest { return &v1.CertificateSigningRequest{} },
+		NewList:        func() runtime.Object { return &v1.CertificateSigningRequestList{} },
+		HasStatus:      true,
+		NoGeneration:   true,
+		Fields:         signingRequestFields,
+		Columns:        signingRequestColumns(),
+		PrepareCreate:  prepareSigningRequest,
+		PrepareUpdate:  prepareSigningRequestUpdate,
+		PrepareStatus:  prepareSigningRequestStatus,
+		Validate:       validateSigningRequest,
+		ValidateStatus: validateSigningRequestStatus,
 	}
 }
 
@@ -51,6 +53,9 @@ func clusterTrustBundles() resource.Kind[*v1.ClusterTrustBundle] {
 		Fields:                trustBundleFields,
 		ConditionalUpdateOnly: true,
 		Columns:               trustBundleColumns(),
+		Validate:              validateTrustBundle,
+		ValidateUpdate:        validateTrustBundleUpdate,
+		ValidateName:          trustBundleName,
 	}
 }
 
@@ -66,5 +71,8 @@ func podCertificateRequests() resource.Kind[*v1.PodCertificateRequest] {
 		Fields:                podCertificateFields,
 		Default:               defaultPodCertificateRequest,
 		PrepareStatus:         preparePodCertificateStatus,
+		Validate:              validatePodCertificate,
+		ValidateUpdate:        validatePodCertificateUpdate,
+		ValidateStatus:        validatePodCertificateStatus,
 	}
 }

@@ -23,26 +23,30 @@ func Resources() []resource.Resource {
 
 func flowSchemas() resource.Kind[*v1.FlowSchema] {
 	return resource.Kind[*v1.FlowSchema]{
-		GVR:           group.WithResource("flowschemas"),
-		Kind:          "FlowSchema",
-		ClusterScoped: true,
-		New:           func() *v1.FlowSchema { return &v1.FlowSchema{} },
-		NewList:       func() runtime.Object { return &v1.FlowSchemaList{} },
-		HasStatus:     true,
-		Default:       defaultFlowSchema,
-		Columns:       flowSchemaColumns(),
+		GVR:            group.WithResource("flowschemas"),
+		Kind:           "FlowSchema",
+		ClusterScoped:  true,
+		New:            func() *v1.FlowSchema { return &v1.FlowSchema{} },
+		NewList:        func() runtime.Object { return &v1.FlowSchemaList{} },
+		HasStatus:      true,
+		Default:        defaultFlowSchema,
+		Columns:        flowSchemaColumns(),
+		Validate:       validateFlowSchema,
+		ValidateStatus: validateFlowSchemaStatus,
 	}
 }
 
 func priorityLevelConfigurations() resource.Kind[*v1.PriorityLevelConfiguration] {
 	return resource.Kind[*v1.PriorityLevelConfiguration]{
-		GVR:           group.WithResource("prioritylevelconfigurations"),
-		Kind:          "PriorityLevelConfiguration",
-		ClusterScoped: true,
-		New:           func() *v1.PriorityLevelConfiguration { return &v1.PriorityLevelConfiguration{} },
-		NewList:       func() runtime.Object { return &v1.PriorityLevelConfigurationList{} },
-		HasStatus:     true,
-		Default:       defaultPriorityLevel,
-		Columns:       priorityLevelColumns(),
+		GVR:            group.WithResource("prioritylevelconfigurations"),
+		Kind:           "PriorityLevelConfiguration",
+		ClusterScoped:  true,
+		New:            func() *v1.PriorityLevelConfiguration { return &v1.PriorityLevelConfiguration{} },
+		NewList:        func() runtime.Object { return &v1.PriorityLevelConfigurationList{} },
+		HasStatus:      true,
+		Default:        defaultPriorityLevel,
+		Columns:        priorityLevelColumns(),
+		Validate:       validatePriorityLevel,
+		ValidateStatus: validatePriorityLevelStatus,
 	}
 }

@@ -180,6 +180,6 @@ func SignerName(r *rule.Report, at *field.Path, name string) {
 	case len(path) > 253:
 		r.Add(field.TooLong(at, name, 253+1+253))
 	default:
-		r.Invalid(at, name, validation.IsDNS1123Subdomain(strings.ReplaceAll(path, "_", "-"))...)
+		r.Invalid(at, name, validation.IsDNS1123Subdomain(path)...)
 	}
 }

@@ -22,13 +22,16 @@ func Resources() []resource.Resource {
 
 func storageVersionMigrations() resource.Kind[*v1.StorageVersionMigration] {
 	return resource.Kind[*v1.StorageVersionMigration]{
-		GVR:           group.WithResource("storageversionmigrations"),
-		Kind:          "StorageVersionMigration",
-		ClusterScoped: true,
-		New:           func() *v1.StorageVersionMigration { return &v1.StorageVersionMigration{} },
-		NewList:       func() runtime.Object { return &v1.StorageVersionMigrationList{} },
-		HasStatus:     true,
-		NoGeneration:  true,
-		Columns:       columns(),
+		GVR:            group.WithResource("storageversionmigrations"),
+		Kind:           "StorageVersionMigration",
+		ClusterScoped:  true,
+		New:            func() *v1.StorageVersionMigration { return &v1.StorageVersionMigration{} },
+		NewList:        func() runtime.Object { return &v1.StorageVersionMigrationList{} },
+		HasStatus:      true,
+		NoGeneration:   true,
+		Columns:        columns(),
+		Validate:       validateMigration,
+		ValidateUpdate: validateMigrationUpdate,
+		ValidateStatus: validateMigrationStatus,
 	}
 }
