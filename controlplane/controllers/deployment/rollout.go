@@ -56,7 +56,14 @@ func newReplicas(d *appsv1.Deployment, all []*appsv1.ReplicaSet, rs *appsv1.Repl
 	if d.Spec.Strategy.Type != appsv1.RollingUpdateDeploymentStrategyType {
 		return want
 	}
-	room := want + maxSurge(d) - specReplicas(all)
+	room := want + maxSurge(d)
+	for _, other := range all {
+		if other.UID != rs.UID && other.Generation > other.Status.ObservedGeneration && *other.Spec.Replicas < other.Status.Replicas {
+			return have // its pods are about to be deleted, and how many there are is not known
+		}
+		// A set that was scaled down has its pods until it reports that it has not.
+		room -= max(*other.Spec.Replicas, other.Status.Replicas)
+	}
 	if room <= 0 {
 		return have
 	}

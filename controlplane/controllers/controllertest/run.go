@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllertest
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/fairlead/fairlead/controlplane/controllers/controller"
+)
+
+// Process is a running set of controllers that can crash between any two writes. It belongs in a synctest bubble.
+type Process struct {
+	Events  *Events
+	Context *controller.Context
+
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	mu     sync.Mutex
+	left   int // writes until the crash, negative: none
+	dead   bool
+}
+
+// Start starts controllers with fresh caches and waits until they have nothing to do.
+func Start(t testing.TB, a *API, news ...func(*controller.Context) controller.Controller) *Process {
+	p := &Process{left: -1}
+	c, events := a.Context(a.Client(p.before))
+	p.Events, p.Context = events, c
+	var list []controller.Controller
+	for _, f := range news {
+		list = append(list, f(c))
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	p.cancel = cancel
+	c.Informers.StartWithContext(ctx)
+	synctest.Wait() // the fake API loses what happens between an informer's list and its watch
+	for _, one := range list {
+		p.wg.Go(func() {
+			if err := one.Run(ctx); err != nil && ctx.Err() == nil {
+				t.Errorf("a controller ended: %v", err)
+			}
+		})
+	}
+	synctest.Wait()
+	return p
+}
+
+// CrashAfter makes the process crash at the write after n more.
+func (p *Process) CrashAfter(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.left = n
+}
+
+// Crashed reports whether it did.
+func (p *Process) Crashed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.dead
+}
+
+// Stop ends the process: no further write passes.
+func (p *Process) Stop() {
+	p.mu.Lock()
+	p.dead = true
+	p.mu.Unlock()
+	p.cancel()
+	p.wg.Wait()
+	p.Context.Informers.Shutdown()
+	synctest.Wait()
+}
+
+func (p *Process) before(clienttesting.Action) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.left == 0 {
+		p.dead = true
+	}
+	if p.left > 0 {
+		p.left--
+	}
+	if p.dead {
+		return ErrCrashed
+	}
+	return nil
+}
