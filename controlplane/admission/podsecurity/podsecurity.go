@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net/http"
 	"sync"
 
 	admissionv1 "k8s.io/api/admission/v1"
@@ -138,10 +137,7 @@ func (p *Plugin) Validate(ctx context.Context, a admission.Attributes, _ admissi
 	if status, ok := err.(apierrors.APIStatus); ok && result.Result != nil {
 		s := status.Status()
 		if result.Result.Message != "" {
-			s.Message = result.Result.Message
-			if result.Result.Code == http.StatusForbidden {
-				s.Message = admission.NewForbidden(a, fmt.Errorf("%s", result.Result.Message)).Error()
-			}
+			s.Message = result.Result.Message // names the object already
 		}
 		if result.Result.Reason != "" {
 			s.Reason = result.Result.Reason
