@@ -45,6 +45,7 @@ import (
 	"github.com/fairlead/fairlead/dataplane/kubelet/podworker"
 	"github.com/fairlead/fairlead/dataplane/kubelet/probes"
 	"github.com/fairlead/fairlead/dataplane/kubelet/resolv"
+	"github.com/fairlead/fairlead/dataplane/kubelet/stats"
 	"github.com/fairlead/fairlead/dataplane/kubelet/status"
 	"github.com/fairlead/fairlead/dataplane/kubelet/volumes"
 )
@@ -72,6 +73,7 @@ type kubelet struct {
 	cgroups *cgroups.Manager
 	volumes *volumes.Host
 	health  *health
+	stats   *stats.Collector
 }
 
 // Run runs the kubelet until ctx ends. Containers live on.
@@ -157,6 +159,7 @@ func Run(ctx context.Context, cfg Config) error {
 		RuntimeHandler: k.runtimeHandler, Admit: k.admit, Fits: k.fits, Cgroups: k.cgroups,
 	})
 	defer k.workers.Wait()
+	k.stats = &stats.Collector{Runtime: k.runtime, Images: k.images, NodeName: cfg.NodeName, DataDir: cfg.DataDir, LogsDir: cfg.PodLogsDir, Views: k.workers.Views}
 	k.pleg = &pleg.Watcher{Runtime: k.runtime, Changed: wake, Listed: func(pods map[types.UID]*observed.Pod) { k.sweep(ctx, pods) }}
 
 	running.Go(func() { writer.Run(ctx) })

@@ -31,7 +31,8 @@ var reviewBackoff = wait.Backoff{Duration: 500 * time.Millisecond, Factor: 1.5, 
 func (k *kubelet) serve(ctx context.Context, listener net.Listener, running *gosync.WaitGroup) error {
 	config := server.Config{
 		NodeName: k.cfg.NodeName, Runtime: k.runtime, Views: k.workers.Views, Metrics: promhttp.Handler(),
-		Healthy: k.healthy,
+		Healthy: k.healthy, ResourceMetrics: k.stats.ResourceHandler(), ContainerMetrics: k.stats.ContainerHandler(),
+		Summary: func(ctx context.Context, less bool) (any, error) { return k.stats.Summary(ctx, less) },
 	}
 	authentication := authenticatorfactory.DelegatingAuthenticatorConfig{
 		Anonymous:               &apiserver.AnonymousAuthConfig{Enabled: false},

@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/fairlead/fairlead/controlplane/apiserver"
 	"github.com/fairlead/fairlead/controlplane/apiserver/apitest"
 	"github.com/fairlead/fairlead/dataplane/containerd"
 	"github.com/fairlead/fairlead/dataplane/kubelet"
@@ -134,11 +135,17 @@ func (c Config) run(ctx context.Context) error {
 // Start runs a node until the test ends. configure may change its configuration.
 func Start(t testing.TB, configure func(*Config)) *Node {
 	t.Helper()
+	return StartWith(t, nil, configure)
+}
+
+// StartWith also changes the API server's configuration.
+func StartWith(t testing.TB, server func(*apiserver.Config), configure func(*Config)) *Node {
+	t.Helper()
 	run, err := os.MkdirTemp("/run", "fln")
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &Node{T: t, REST: apitest.Start(t, apitest.Options{})}
+	n := &Node{T: t, REST: apitest.Start(t, apitest.Options{Configure: server})}
 	n.Client = kubernetes.NewForConfigOrDie(n.REST)
 	data := t.TempDir()
 	layout, err := cgroups.Detect()
