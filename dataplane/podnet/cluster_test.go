@@ -108,7 +108,7 @@ func runAgent(config string) error {
 		}
 	}
 	cfg := Config{NodeName: c.Node, NodeIPs: ips, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/56")}, DataDir: filepath.Join(c.Dir, "data"), RunDir: filepath.Join(c.Dir, "run"), Loader: ld, Tables: t, Mode: c.Mode, MTU: c.MTU,
-		Quarantine: c.Quarantine, SweepInterval: c.Sweep}
+		Quarantine: c.Quarantine, SweepInterval: c.Sweep, ProbeInterval: 100 * time.Millisecond}
 	if c.Sandboxes != "" {
 		cfg.Sandboxes = func(context.Context) (map[string]bool, error) {
 			body, err := os.ReadFile(c.Sandboxes)

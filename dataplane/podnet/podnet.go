@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package podnet is the pod network as one component: it wires ipam (addresses), route (the way to other nodes and the world) and endpoint (the CNI plugin's server).
+// Package podnet is the pod network as one component: it wires ipam (addresses), route (the way to other nodes and the world) and endpoint (the CNI plugin's server), and health (probes between nodes).
 //
 // The agent calls Run in the node's own network and mount namespace, with tables that dataplane/cluster fills. Pods can be connected once the tables hold
 // the node itself with its pod CIDRs; OnReady tells when, and is where the agent writes the CNI configuration (cni/install). When Run returns, the datapath goes on without it:
@@ -24,6 +24,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead/fairlead/dataplane/endpoint"
+	"github.com/fairlead/fairlead/dataplane/health"
 	"github.com/fairlead/fairlead/dataplane/ipam"
 	"github.com/fairlead/fairlead/dataplane/loader"
 	"github.com/fairlead/fairlead/dataplane/route"
@@ -53,6 +54,8 @@ type Config struct {
 	// Sandboxes lists the runtime's pod sandboxes by container ID, for the sweep; see endpoint.Config. May be nil.
 	Sandboxes     func(context.Context) (map[string]bool, error)
 	SweepInterval time.Duration
+	// ProbeInterval is the time between two probes of the other nodes; see package health. 0: 10 s.
+	ProbeInterval time.Duration
 	// Registerer gets the pod network's metrics. May be nil.
 	Registerer prometheus.Registerer
 	// OnReady is called once, when the first pod could be connected. May be nil.
@@ -69,7 +72,7 @@ func (c *Config) QueueDir() string { return filepath.Join(c.DataDir, "cni-deleti
 func Run(ctx context.Context, cfg Config) error {
 	log := klog.FromContext(ctx)
 	if cfg.Registerer != nil {
-		for _, c := range endpoint.Metrics() {
+		for _, c := range append(endpoint.Metrics(), health.Metrics()...) {
 			if err := cfg.Registerer.Register(c); err != nil && !errors.As(err, new(prometheus.AlreadyRegisteredError)) {
 				return err
 			}
@@ -107,6 +110,9 @@ func Run(ctx context.Context, cfg Config) error {
 			Constants: router.Constants(), MTU: router.MTU, Sandboxes: cfg.Sandboxes, SweepInterval: cfg.SweepInterval,
 			OnListening: func() { close(listening) },
 		})
+	})
+	g.Go(func() error {
+		return health.Run(ctx, health.Config{NodeName: cfg.NodeName, RunDir: cfg.RunDir, Tables: cfg.Tables, Interval: cfg.ProbeInterval})
 	})
 	g.Go(func() error {
 		for _, c := range []chan struct{}{listening, addressed} {
