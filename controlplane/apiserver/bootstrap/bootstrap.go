@@ -43,6 +43,8 @@ const (
 	repairEvery = 10 * time.Second
 	// retryEvery is how soon a failed first attempt is repeated.
 	retryEvery = 100 * time.Millisecond
+	// complainAfter is how long a failing first attempt is nothing unusual: the steps wait for each other's objects.
+	complainAfter = 3 * time.Second
 )
 
 // Install makes server keep the objects in place while it runs. /readyz waits for the first success.
@@ -68,13 +70,15 @@ func Install(server *genericapiserver.GenericAPIServer, cfg Config) error {
 	for _, s := range steps {
 		err := server.AddPostStartHook(s.name, func(hook genericapiserver.PostStartHookContext) error {
 			log := klog.FromContext(hook)
-			for first := true; ; first = false {
+			complain := time.Now().Add(complainAfter)
+			for {
 				err := s.run(hook)
 				if err == nil {
 					break
 				}
-				if !first {
-					log.V(2).Info("Cannot put a system object in place yet", "step", s.name, "err", err)
+				if time.Now().After(complain) && hook.Err() == nil {
+					log.Error(err, "Not ready: a system object cannot be put in place", "step", s.name)
+					complain = time.Now().Add(repairEvery)
 				}
 				if !wait(hook, retryEvery) {
 					return nil

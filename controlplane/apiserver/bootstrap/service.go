@@ -101,7 +101,8 @@ func (c Config) alive(ctx context.Context) ([]netip.Addr, error) {
 			continue
 		}
 		for text := range strings.SplitSeq(l.Annotations[addressAnnotation], ",") {
-			if a, err := netip.ParseAddr(text); err == nil {
+			// A loopback address is nobody else's way here, and no valid endpoint.
+			if a, err := netip.ParseAddr(text); err == nil && !a.IsLoopback() {
 				out = append(out, a.Unmap())
 			}
 		}
