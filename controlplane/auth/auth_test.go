@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -609,4 +610,55 @@ func TestSigningIsARight(t *testing.T) {
 	csr.Status.Certificate = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: shared.env.Keys.CA().Cert.Raw})
 	_, err = as("eve").CertificatesV1().CertificateSigningRequests().UpdateStatus(ctx, csr, metav1.UpdateOptions{})
 	forbidden(t, err, "user not permitted to sign requests")
+}
+
+func TestTokenSecret(t *testing.T) {
+	ns, ctx := namespace(t, nil), t.Context()
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s", Annotations: map[string]string{corev1.ServiceAccountNameKey: "default"}}, Type: corev1.SecretTypeServiceAccountToken}
+	if _, err := shared.admin.CoreV1().Secrets(ns).Create(ctx, secret, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the secret is filled", func() (bool, error) {
+		var err error
+		secret, err = shared.admin.CoreV1().Secrets(ns).Get(ctx, "s", metav1.GetOptions{})
+		return err == nil && len(secret.Data["token"]) > 0, err
+	})
+	if string(secret.Data["namespace"]) != ns || string(secret.Data["ca.crt"]) != string(shared.env.Keys.CA().CertPEM) {
+		t.Errorf("namespace %q, ca.crt %q", secret.Data["namespace"], secret.Data["ca.crt"])
+	}
+	who, err := bearer(string(secret.Data["token"])).AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	if err != nil || who.Status.UserInfo.Username != "system:serviceaccount:"+ns+":default" {
+		t.Errorf("user %v, %v", who, err)
+	}
+	if err := shared.admin.CoreV1().ServiceAccounts(ns).Delete(ctx, "default", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the secret goes with its account", func() (bool, error) {
+		_, err := shared.admin.CoreV1().Secrets(ns).Get(ctx, "s", metav1.GetOptions{})
+		return apierrors.IsNotFound(err), err
+	})
+}
+
+func TestPolicyTypesAreChecked(t *testing.T) {
+	ctx, policies := t.Context(), shared.admin.AdmissionregistrationV1().ValidatingAdmissionPolicies()
+	policy := &admissionregistrationv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "typed"}, Spec: admissionregistrationv1.ValidatingAdmissionPolicySpec{
+		MatchConstraints: &admissionregistrationv1.MatchResources{ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{{RuleWithOperations: admissionregistrationv1.RuleWithOperations{
+			Operations: []admissionregistrationv1.OperationType{"CREATE"}, Rule: admissionregistrationv1.Rule{APIGroups: []string{"apps"}, APIVersions: []string{"v1"}, Resources: []string{"deployments"}}}}}},
+		Validations: []admissionregistrationv1.Validation{{Expression: "object.spec.replicas > 1"}, {Expression: "object.spec.replicas > '1'"}, {Expression: "object.spec.maxReplicas > 0"}},
+	}}
+	if _, err := policies.Create(ctx, policy, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the policy is checked", func() (bool, error) {
+		var err error
+		policy, err = policies.Get(ctx, "typed", metav1.GetOptions{})
+		return err == nil && policy.Status.TypeChecking != nil, err
+	})
+	var fields []string
+	for _, w := range policy.Status.TypeChecking.ExpressionWarnings {
+		fields = append(fields, w.FieldRef)
+	}
+	if policy.Status.ObservedGeneration != policy.Generation || !slices.Equal(fields, []string{"spec.validations[1].expression", "spec.validations[2].expression"}) {
+		t.Errorf("generation %d of %d, warnings %+v", policy.Status.ObservedGeneration, policy.Generation, policy.Status.TypeChecking.ExpressionWarnings)
+	}
 }

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/klog/v2"
 
+	"github.com/fairlead/fairlead/controlplane/admission/policystatus"
 	"github.com/fairlead/fairlead/controlplane/apiserver"
 	"github.com/fairlead/fairlead/controlplane/auth/authn"
 	"github.com/fairlead/fairlead/controlplane/auth/authz"
@@ -64,6 +65,14 @@ func (g *guards) build(ctx context.Context, env apiserver.Env) (apiserver.Guards
 	if err != nil {
 		return none, fmt.Errorf("authorization: %w", err)
 	}
+	secrets, err := tokens.NewSecrets(env.Client, env.Informers, issuer, func() []byte { return g.keys.CA().CertPEM })
+	if err != nil {
+		return none, fmt.Errorf("token secrets: %w", err)
+	}
+	policies, err := policystatus.New(env.Client, env.Informers)
+	if err != nil {
+		return none, fmt.Errorf("admission policies: %w", err)
+	}
 	out := apiserver.Guards{
 		Authenticator: who.Request, APIAudiences: who.Audiences, TokenAuthenticator: who.Tokens, RequestHeader: who.RequestHeader,
 		Authorizer: may.Authorizer, Rules: may.RuleResolver,
@@ -75,6 +84,8 @@ func (g *guards) build(ctx context.Context, env apiserver.Env) (apiserver.Guards
 		},
 		Start: map[string]func(context.Context) error{
 			"authentication-configuration": who.Run,
+			"service-account-secrets":      secrets.Run,
+			"admission-policy-status":      policies.Run,
 			"rbac/repair-roles": func(ctx context.Context) error {
 				wait.UntilWithContext(ctx, func(ctx context.Context) {
 					if err := rbac.Reconcile(ctx, env.Client, policy); err != nil && ctx.Err() == nil {
