@@ -81,6 +81,9 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := s.restore(ctx); err != nil {
 		return fmt.Errorf("restore endpoints: %w", err)
 	}
+	if err := s.spare.adopt(); err != nil {
+		return fmt.Errorf("take on spare veth pairs: %w", err)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()

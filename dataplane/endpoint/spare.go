@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -86,40 +88,69 @@ func (s *spares) names() map[string]bool {
 	return out
 }
 
-// run keeps spareCount pairs waiting until ctx ends, and removes them then.
-func (s *spares) run(ctx context.Context) {
-	defer func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		for _, p := range s.ready {
-			if err := s.rec.removePair(p.hostIf); err != nil {
-				klog.FromContext(ctx).Error(err, "Spare veth pair stays until the next agent")
-			}
+// adopt takes on the pairs that an earlier agent left waiting: both ends are at home.
+func (s *spares) adopt() error {
+	links, err := netlink.LinkList()
+	for try := 0; errors.Is(err, netlink.ErrDumpInterrupted) && try < 10; try++ {
+		links, err = netlink.LinkList()
+	}
+	if err != nil {
+		return fmt.Errorf("list devices: %w", err)
+	}
+	hosts := map[string]*netlink.LinkAttrs{}
+	for _, l := range links {
+		if isOurs(l) {
+			hosts[l.Attrs().Name] = l.Attrs()
 		}
-		s.ready = nil
-	}()
-	for {
-		wait := time.Hour
+	}
+	for _, l := range links {
+		tail, ok := strings.CutPrefix(l.Attrs().Name, innerPrefix)
+		host := hosts[hostIfPrefix+tail]
+		if !ok || l.Type() != "veth" || host == nil || host.ParentIndex != l.Attrs().Index {
+			continue
+		}
+		p := pair{hostIf: host.Name, ifindex: host.Index, inner: l.Attrs().Name, mtu: host.MTU}
+		copy(p.hostMAC[:], host.HardwareAddr)
+		if host.Flags&net.FlagUp == 0 || s.rec.attach(p.hostIf, p.ifindex) != nil {
+			continue // not finished: the sweep removes it
+		}
 		s.mu.Lock()
-		missing := spareCount - len(s.ready)
+		s.ready = append(s.ready, p)
 		s.mu.Unlock()
-		if missing > 0 && ctx.Err() == nil {
-			err := s.add()
-			if err == nil {
-				continue
-			}
-			klog.FromContext(ctx).Error(err, "Cannot make a spare veth pair")
-			wait = 5 * time.Second
-		}
+	}
+	return nil
+}
+
+// quiet is how long no pair must have been taken before one is made: making one holds the kernel's RTNL lock for long, and ADDs need it too.
+const quiet = 100 * time.Millisecond
+
+// run keeps spareCount pairs waiting until ctx ends. They stay, for the next agent.
+func (s *spares) run(ctx context.Context) {
+	log := klog.FromContext(ctx)
+	wait := time.Duration(0)
+	for {
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 			timer.Stop()
 			return
 		case <-s.taken:
+			timer.Stop()
+			wait = quiet
+			continue
 		case <-timer.C:
 		}
-		timer.Stop()
+		s.mu.Lock()
+		missing := spareCount - len(s.ready)
+		s.mu.Unlock()
+		if wait = time.Hour; missing <= 0 {
+			continue
+		}
+		wait = 0
+		if err := s.add(); err != nil {
+			log.Error(err, "Cannot make a spare veth pair")
+			wait = 5 * time.Second
+		}
 	}
 }
 
