@@ -8,7 +8,9 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/go-logr/logr"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/klog/v2"
 
 	"github.com/fairlead/fairlead/controlplane/controllers/controller"
 )
@@ -34,7 +36,7 @@ func Start(t testing.TB, a *API, news ...func(*controller.Context) controller.Co
 	for _, f := range news {
 		list = append(list, f(c))
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(klog.NewContext(context.Background(), logr.Discard()))
 	p.cancel = cancel
 	c.Informers.StartWithContext(ctx)
 	synctest.Wait() // the fake API loses what happens between an informer's list and its watch
