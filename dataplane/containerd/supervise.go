@@ -304,7 +304,8 @@ func (c Config) fingerprint() string {
 	return hex.EncodeToString(sum.Sum(nil)[:8])
 }
 
-// startTicks is the process's start time in clock ticks since boot (field 22 of /proc/pid/stat), empty when it does not exist.
+// startTicks is the process's start time in clock ticks since boot (field 22 of /proc/pid/stat), empty when it does not exist or has
+// ended and only waits to be reaped.
 func startTicks(pid int) string {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -312,7 +313,7 @@ func startTicks(pid int) string {
 	}
 	_, rest, _ := cutLast(string(data), ") ") // the command name before it may hold anything
 	fields := strings.Fields(rest)
-	if len(fields) < 20 {
+	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
 		return ""
 	}
 	return fields[19]

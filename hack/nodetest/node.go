@@ -43,6 +43,9 @@ func Main(m *testing.M) {
 	if code, ran := containerd.Dispatch(os.Args); ran {
 		os.Exit(code)
 	}
+	if file := os.Getenv(childEnv); file != "" {
+		os.Exit(runChild(file))
+	}
 	if os.Getenv(isolatedEnv) == "" {
 		os.Exit(isolate())
 	}
@@ -103,6 +106,7 @@ type Node struct {
 
 	cancel context.CancelFunc
 	done   chan error
+	agent  *exec.Cmd
 }
 
 // Config is what a test may change of its node.
@@ -249,6 +253,7 @@ func (n *Node) Down() {
 }
 
 func (n *Node) cleanup() {
+	n.Kill()
 	n.Down()
 	if err := containerd.Teardown(context.Background(), n.Config.Containerd); err != nil {
 		n.T.Error(err)
@@ -257,6 +262,9 @@ func (n *Node) cleanup() {
 		n.T.Error(err)
 	}
 	n.removeCgroups()
+	for _, point := range mounts(n.Config.DataDir) {
+		_ = unix.Unmount(point, unix.MNT_DETACH)
+	}
 }
 
 // removeCgroups takes the node's cgroups away in every hierarchy.
