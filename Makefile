@@ -86,3 +86,11 @@ fuzz: ## Run every fuzz target for ten seconds
 .PHONY: clean
 clean: ## Remove what was built
 	rm -rf bin out
+
+.PHONY: bench-podnet
+bench-podnet: bin/fairlead-cni ## Measure the pod network beside Debian's bridge plugin and bare veth
+	$(GO) run ./hack/bench/podnet -plugin bin/fairlead-cni $(BENCH_FLAGS)
+
+.PHONY: bench-pods
+bench-pods: ## Benchmark pods on one real node: create to Running, a hundred at once, memory
+	$(GO) test -count=1 -timeout 15m -run TestPods ./hack/bench/pods -v -full -json $(CURDIR)/out/bench/pods.json

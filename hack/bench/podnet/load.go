@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/dataplane/podnet/nettest"
 )
 
 // The request generator makes blocking system calls on one thread, so that what it measures is the network and not an event loop.
@@ -34,6 +36,30 @@ var metrics = []metric{
 	{"UDP_RR", "rr", "1/s", ask("udp")},
 	{"TCP stream", "stream", "Gbit/s", iperf(1)},
 	{"TCP 4 streams", "stream", "Gbit/s", iperf(4)},
+	{"CNI ADD", "cni", "ms", addTime},
+}
+
+// scratch is where a measurement registers what it makes.
+var scratch *scope
+
+// addTime connects pods one by one, with pauses as a kubelet makes them, and returns the median time that the caller waited, in ms.
+func addTime(p path, _ time.Duration) (float64, error) {
+	var times []float64
+	ns := nettest.NewNS(scratch, "add")
+	for i := range 9 {
+		id := fmt.Sprintf("add-%d", i)
+		_, took, err := p.host.add(ns, id)
+		if err != nil {
+			return 0, err
+		}
+		times = append(times, float64(took.Microseconds())/1000)
+		if err := p.host.del(ns, id); err != nil {
+			return 0, err
+		}
+		time.Sleep(250 * time.Millisecond)
+	}
+	ns.Delete()
+	return median(times), nil
 }
 
 func ask(kind string) func(path, time.Duration) (float64, error) {

@@ -52,6 +52,7 @@ func run(rounds int, each time.Duration, out, plugin string) (err error) {
 	}
 	s := new(scope)
 	defer s.end()
+	scratch = s
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGINT, syscall.SIGTERM)
 	go func() {
@@ -69,7 +70,7 @@ func run(rounds int, each time.Duration, out, plugin string) (err error) {
 	for round := range rounds {
 		for _, m := range metrics {
 			for _, p := range paths {
-				if p.only != "" && p.only != m.kind {
+				if m.kind == "cni" && p.host == nil {
 					continue
 				}
 				v, err := m.measure(p, each)

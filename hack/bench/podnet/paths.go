@@ -31,7 +31,7 @@ type path struct {
 	name     string // whose network
 	from, to *nettest.NS
 	addr     netip.Addr
-	only     string // measure only metrics of this kind
+	host     *host // the client's node; nil: none
 }
 
 const (
@@ -85,24 +85,41 @@ type host struct {
 	list *libcni.NetworkConfigList
 }
 
-func (h *host) pod(s *scope, id string) (*nettest.NS, netip.Addr) {
-	ns := nettest.NewNS(s, "pod")
+// add connects ns and returns its address and the time that it took the caller; del takes it off again.
+func (h *host) add(ns *nettest.NS, id string) (addr netip.Addr, took time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	rt := &libcni.RuntimeConf{ContainerID: id, NetNS: ns.Path(), IfName: "eth0"}
-	var r *types100.Result
-	var err error
 	h.ns.Do(func() {
-		raw, aerr := h.cni.AddNetworkList(ctx, h.list, rt)
-		if err = aerr; err == nil {
-			r, err = types100.NewResultFromResult(raw)
+		start := time.Now()
+		raw, aerr := h.cni.AddNetworkList(ctx, h.list, &libcni.RuntimeConf{ContainerID: id, NetNS: ns.Path(), IfName: "eth0"})
+		took = time.Since(start)
+		if err = aerr; err != nil {
+			return
+		}
+		var r *types100.Result
+		if r, err = types100.NewResultFromResult(raw); err == nil {
+			addr, _ = netip.AddrFromSlice(r.IPs[0].Address.IP)
 		}
 	})
+	return addr.Unmap(), took, err
+}
+
+func (h *host) del(ns *nettest.NS, id string) (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	h.ns.Do(func() {
+		err = h.cni.DelNetworkList(ctx, h.list, &libcni.RuntimeConf{ContainerID: id, NetNS: ns.Path(), IfName: "eth0"})
+	})
+	return err
+}
+
+func (h *host) pod(s *scope, id string) (*nettest.NS, netip.Addr) {
+	ns := nettest.NewNS(s, "pod")
+	a, _, err := h.add(ns, id)
 	if err != nil {
 		s.Fatalf("ADD %s: %v", id, err)
 	}
-	a, _ := netip.AddrFromSlice(r.IPs[0].Address.IP)
-	return ns, a.Unmap()
+	return ns, a
 }
 
 func tempDir(s *scope) string {
@@ -193,8 +210,8 @@ func bridged(s *scope) [2]*host {
 // build makes every network.
 func build(s *scope, plugin string) []path {
 	var paths []path
-	add := func(place, name string, from, to *nettest.NS, addr netip.Addr) {
-		paths = append(paths, path{place: place, name: name, from: from, to: to, addr: addr})
+	add := func(place, name string, h *host, from, to *nettest.NS, addr netip.Addr) {
+		paths = append(paths, path{place: place, name: name, host: h, from: from, to: to, addr: addr})
 		to.Do(func() {
 			for _, cmd := range []*exec.Cmd{exec.Command("/proc/self/exe", "serve", addr.String()), exec.Command("iperf3", "-s", "-B", addr.String())} {
 				if err := cmd.Start(); err != nil {
@@ -206,16 +223,16 @@ func build(s *scope, plugin string) []path {
 	}
 	x, y := nettest.NewNS(s, "bare0"), nettest.NewNS(s, "bare1")
 	nettest.Connect(s, x, "eth0", []string{"10.99.0.1/24"}, y, "eth0", []string{"10.99.0.2/24"}, 1500)
-	add("one node", bare, x, y, netip.MustParseAddr("10.99.0.2"))
+	add("one node", bare, nil, x, y, netip.MustParseAddr("10.99.0.2"))
 
 	pair := func(name string, hosts [2]*host, local bool) {
 		c, _ := hosts[0].pod(s, "client")
 		if local {
 			near, addr := hosts[0].pod(s, "near")
-			add("one node", name, c, near, addr)
+			add("one node", name, hosts[0], c, near, addr)
 		}
 		far, addr := hosts[1].pod(s, "far")
-		add("two nodes", name, c, far, addr)
+		add("two nodes", name, nil, c, far, addr)
 	}
 	pair(bridge, bridged(s), true)
 	pair("fairlead", fairlead(s, plugin, route.Native), true)
