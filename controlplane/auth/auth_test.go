@@ -66,7 +66,8 @@ func TestMain(m *testing.M) {
 		defer os.RemoveAll(dir)
 		ready, done := make(chan server.Env, 1), make(chan error, 1)
 		go func() {
-			done <- server.Run(ctx, server.Config{DataDir: dir, BindAddress: "127.0.0.1", Port: -1, AdvertiseAddresses: []string{"192.0.2.1"}, OnReady: func(e server.Env) { ready <- e }})
+			done <- server.Run(ctx, server.Config{DataDir: dir, BindAddress: "127.0.0.1", Port: -1, AdvertiseAddresses: []string{"192.0.2.1"},
+				OnReady: func(e server.Env) { ready <- e }})
 		}()
 		var env server.Env
 		select {
@@ -112,11 +113,13 @@ func bearer(token string) *kubernetes.Clientset {
 // namespace makes a namespace with its default service account, as the controllers do, which do not run here.
 func namespace(t *testing.T, labels map[string]string) string {
 	t.Helper()
-	ns, err := shared.admin.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "t-", Labels: labels}}, metav1.CreateOptions{})
+	ns, err := shared.admin.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "t-", Labels: labels}},
+		metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := shared.admin.CoreV1().ServiceAccounts(ns.Name).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}); err != nil {
+	if _, err := shared.admin.CoreV1().ServiceAccounts(ns.Name).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}},
+		metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	return ns.Name
@@ -164,7 +167,8 @@ func TestServiceAccountToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	u := who.Status.UserInfo
-	if u.Username != "system:serviceaccount:"+ns+":default" || !slices.Equal(u.Groups, []string{"system:serviceaccounts", "system:serviceaccounts:" + ns, "system:authenticated"}) {
+	if u.Username != "system:serviceaccount:"+ns+":default" || !slices.Equal(u.Groups, []string{"system:serviceaccounts", "system:serviceaccounts:" + ns,
+		"system:authenticated"}) {
 		t.Errorf("user %+v", u)
 	}
 	if got := u.Extra["authentication.kubernetes.io/pod-name"]; !slices.Equal(got, []string{"web"}) {
@@ -173,11 +177,13 @@ func TestServiceAccountToken(t *testing.T) {
 	_, err = bearer(tr.Status.Token).CoreV1().Secrets(ns).List(ctx, metav1.ListOptions{})
 	forbidden(t, err, `User "system:serviceaccount:`+ns+`:default" cannot list resource "secrets"`)
 
-	review, err := shared.admin.AuthenticationV1().TokenReviews().Create(ctx, &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: tr.Status.Token}}, metav1.CreateOptions{})
+	review, err := shared.admin.AuthenticationV1().TokenReviews().Create(ctx,
+		&authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: tr.Status.Token}}, metav1.CreateOptions{})
 	if err != nil || !review.Status.Authenticated || review.Status.User.Username != u.Username {
 		t.Errorf("TokenReview: %+v, %v", review, err)
 	}
-	other, err := shared.admin.CoreV1().ServiceAccounts(ns).CreateToken(ctx, "default", &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: []string{"vault"}}}, metav1.CreateOptions{})
+	other, err := shared.admin.CoreV1().ServiceAccounts(ns).CreateToken(ctx, "default",
+		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: []string{"vault"}}}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,11 +226,13 @@ func TestForgedAndForeignCredentials(t *testing.T) {
 		t.Fatal(err)
 	}
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "clusterrole-aggregation-controller", UID: "x"}}
-	forged, _, err := foreign.Issue(tokens.Bound{ServiceAccount: account, Audiences: []string{"https://kubernetes.default.svc.cluster.local"}, NotBefore: time.Now(), Expires: time.Now().Add(time.Hour)})
+	forged, _, err := foreign.Issue(tokens.Bound{ServiceAccount: account, Audiences: []string{"https://kubernetes.default.svc.cluster.local"},
+		NotBefore: time.Now(), Expires: time.Now().Add(time.Hour)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, token := range map[string]string{"forged": forged, "garbage": "abc", "bootstrap form": "abcdef.0123456789abcdef", "a megabyte": strings.Repeat("x", 900<<10)} {
+	for name, token := range map[string]string{"forged": forged, "garbage": "abc", "bootstrap form": "abcdef.0123456789abcdef",
+		"a megabyte": strings.Repeat("x", 900<<10)} {
 		_, err := bearer(token).Discovery().ServerVersion()
 		var status *apierrors.StatusError
 		if !apierrors.IsUnauthorized(err) && !strings.Contains(fmt.Sprint(err), "431") && !strings.Contains(fmt.Sprint(err), "Request Header Fields Too Large") {
@@ -234,7 +242,8 @@ func TestForgedAndForeignCredentials(t *testing.T) {
 	// A client certificate that nobody, or nobody in time, signed.
 	certificate := func(parent *x509.Certificate, parentKey *ecdsa.PrivateKey, end time.Time) tls.Certificate {
 		template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "admin", Organization: []string{"system:masters"}},
-			NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: end, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, KeyUsage: x509.KeyUsageDigitalSignature}
+			NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: end, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+			KeyUsage: x509.KeyUsageDigitalSignature}
 		if parent == nil {
 			parent, parentKey = template, key
 		}
@@ -309,7 +318,8 @@ func TestBootstrapTokenJoins(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "system:node:n9", Organization: []string{"system:nodes"}}}, key)
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "system:node:n9",
+		Organization: []string{"system:nodes"}}}, key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -326,7 +336,8 @@ func TestBootstrapTokenJoins(t *testing.T) {
 	if created.Spec.Username != "system:bootstrap:"+made.ID || !slices.Contains(created.Spec.Groups, tokens.BootstrapGroup) {
 		t.Errorf("request of %s in %q", created.Spec.Username, created.Spec.Groups)
 	}
-	created.Status.Conditions = []certificatesv1.CertificateSigningRequestCondition{{Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue, Reason: "x"}}
+	created.Status.Conditions = []certificatesv1.CertificateSigningRequestCondition{{Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue,
+		Reason: "x"}}
 	_, err = joining.CertificatesV1().CertificateSigningRequests().UpdateApproval(ctx, created.Name, created, metav1.UpdateOptions{})
 	forbidden(t, err, "certificatesigningrequests/approval")
 	_, err = joining.CoreV1().Secrets("kube-system").List(ctx, metav1.ListOptions{})
@@ -364,7 +375,8 @@ func TestRoleLimitedUser(t *testing.T) {
 	_, err = ann.CoreV1().ConfigMaps("").List(ctx, metav1.ListOptions{})
 	forbidden(t, err, "at the cluster scope")
 	role := func(verb string) *rbacv1.Role {
-		return &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{GenerateName: "r-"}, Rules: []rbacv1.PolicyRule{{Verbs: []string{verb}, APIGroups: []string{""}, Resources: []string{"configmaps"}}}}
+		return &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{GenerateName: "r-"}, Rules: []rbacv1.PolicyRule{{Verbs: []string{verb}, APIGroups: []string{""},
+			Resources: []string{"configmaps"}}}}
 	}
 	if _, err := ann.RbacV1().Roles(ns).Create(ctx, role("get"), metav1.CreateOptions{}); err != nil {
 		t.Errorf("a role with what she has: %v", err)
@@ -376,13 +388,18 @@ func TestRoleLimitedUser(t *testing.T) {
 		RoleRef:  rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "ClusterRole", Name: "cluster-admin"}}, metav1.CreateOptions{})
 	forbidden(t, err, "not currently held")
 
-	can, err := ann.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
-		ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: ns, Verb: "list", Resource: "configmaps"}}}, metav1.CreateOptions{})
+	can, err := ann.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx,
+		&authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
+			ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: ns, Verb: "list", Resource: "configmaps"}}}, metav1.CreateOptions{})
 	if err != nil || !can.Status.Allowed || !strings.Contains(can.Status.Reason, `Role "editor"`) {
 		t.Errorf("auth can-i list configmaps: %+v, %v", can.Status, err)
 	}
-	rules, err := ann.AuthorizationV1().SelfSubjectRulesReviews().Create(ctx, &authorizationv1.SelfSubjectRulesReview{Spec: authorizationv1.SelfSubjectRulesReviewSpec{Namespace: ns}}, metav1.CreateOptions{})
-	if err != nil || !slices.ContainsFunc(rules.Status.ResourceRules, func(r authorizationv1.ResourceRule) bool { return slices.Contains(r.Resources, "configmaps") }) {
+	rules, err := ann.AuthorizationV1().SelfSubjectRulesReviews().Create(ctx,
+		&authorizationv1.SelfSubjectRulesReview{Spec: authorizationv1.SelfSubjectRulesReviewSpec{Namespace: ns}}, metav1.CreateOptions{})
+	if err != nil || !slices.ContainsFunc(rules.Status.ResourceRules, func(r authorizationv1.ResourceRule) bool {
+		return slices.Contains(r.Resources,
+			"configmaps")
+	}) {
 		t.Errorf("auth can-i --list: %+v, %v", rules.Status, err)
 	}
 	// Impersonation is a right too.
@@ -472,8 +489,14 @@ func TestPodDefaults(t *testing.T) {
 	bad.Spec.PriorityClassName = "nope"
 	_, err = shared.admin.CoreV1().Pods(ns).Create(ctx, bad, metav1.CreateOptions{})
 	forbidden(t, err, "no PriorityClass with name nope was found")
-	if _, err := shared.admin.SchedulingV1().PriorityClasses().Create(ctx, &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: "high"}, Value: 1000}, metav1.CreateOptions{}); err != nil {
+	if _, err := shared.admin.SchedulingV1().PriorityClasses().Create(ctx, &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: "high"},
+		Value: 1000}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
+	}
+	critical := pod("critical")
+	critical.Spec.PriorityClassName = "system-node-critical"
+	if critical, err = shared.admin.CoreV1().Pods(ns).Create(ctx, critical, metav1.CreateOptions{}); err != nil || *critical.Spec.Priority != 2_000_001_000 {
+		t.Errorf("system-node-critical: priority %v, %v", critical.Spec.Priority, err)
 	}
 	high := pod("high")
 	high.Spec.PriorityClassName = "high"
@@ -487,12 +510,15 @@ func TestPodSecurity(t *testing.T) {
 	_, err := shared.admin.CoreV1().Pods(ns).Create(ctx, pod("p"), metav1.CreateOptions{})
 	forbidden(t, err, `violates PodSecurity "restricted:latest"`)
 	good := pod("p")
-	good.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsNonRoot: ptr.To(true), SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}}
-	good.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{AllowPrivilegeEscalation: ptr.To(false), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}}
+	good.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsNonRoot: ptr.To(true),
+		SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}}
+	good.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{AllowPrivilegeEscalation: ptr.To(false),
+		Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}}
 	if _, err := shared.admin.CoreV1().Pods(ns).Create(ctx, good, metav1.CreateOptions{}); err != nil {
 		t.Errorf("a restricted pod: %v", err)
 	}
-	_, err = shared.admin.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "t-", Labels: map[string]string{"pod-security.kubernetes.io/enforce": "sloppy"}}}, metav1.CreateOptions{})
+	_, err = shared.admin.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "t-",
+		Labels: map[string]string{"pod-security.kubernetes.io/enforce": "sloppy"}}}, metav1.CreateOptions{})
 	if !apierrors.IsInvalid(err) {
 		t.Errorf("a level that does not exist: %v, want Invalid", err)
 	}
@@ -500,10 +526,12 @@ func TestPodSecurity(t *testing.T) {
 
 func TestLimitRange(t *testing.T) {
 	ns, ctx := namespace(t, nil), t.Context()
-	if _, err := shared.admin.CoreV1().LimitRanges(ns).Create(ctx, &corev1.LimitRange{ObjectMeta: metav1.ObjectMeta{Name: "l"}, Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{{
-		Type: corev1.LimitTypeContainer, Default: corev1.ResourceList{"cpu": resource.MustParse("500m")}, DefaultRequest: corev1.ResourceList{"cpu": resource.MustParse("100m")},
-		Max: corev1.ResourceList{"cpu": resource.MustParse("1")},
-	}}}}, metav1.CreateOptions{}); err != nil {
+	if _, err := shared.admin.CoreV1().LimitRanges(ns).Create(ctx, &corev1.LimitRange{ObjectMeta: metav1.ObjectMeta{Name: "l"},
+		Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{{
+			Type: corev1.LimitTypeContainer, Default: corev1.ResourceList{"cpu": resource.MustParse("500m")},
+			DefaultRequest: corev1.ResourceList{"cpu": resource.MustParse("100m")},
+			Max:            corev1.ResourceList{"cpu": resource.MustParse("1")},
+		}}}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	var p *corev1.Pod
@@ -523,12 +551,15 @@ func TestLimitRange(t *testing.T) {
 
 func TestResourceQuota(t *testing.T) {
 	ns, ctx := namespace(t, nil), t.Context()
-	hard := corev1.ResourceList{"pods": resource.MustParse("2"), "requests.cpu": resource.MustParse("1"), "services.nodeports": resource.MustParse("1"), "count/configmaps": resource.MustParse("1")}
-	q, err := shared.admin.CoreV1().ResourceQuotas(ns).Create(ctx, &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "q"}, Spec: corev1.ResourceQuotaSpec{Hard: hard}}, metav1.CreateOptions{})
+	hard := corev1.ResourceList{"pods": resource.MustParse("2"), "requests.cpu": resource.MustParse("1"), "services.nodeports": resource.MustParse("1"),
+		"count/configmaps": resource.MustParse("1")}
+	q, err := shared.admin.CoreV1().ResourceQuotas(ns).Create(ctx, &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "q"},
+		Spec: corev1.ResourceQuotaSpec{Hard: hard}}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	q.Status.Hard, q.Status.Used = hard, corev1.ResourceList{"pods": resource.MustParse("0"), "requests.cpu": resource.MustParse("0"), "services.nodeports": resource.MustParse("0"), "count/configmaps": resource.MustParse("0")}
+	q.Status.Hard, q.Status.Used = hard, corev1.ResourceList{"pods": resource.MustParse("0"), "requests.cpu": resource.MustParse("0"),
+		"services.nodeports": resource.MustParse("0"), "count/configmaps": resource.MustParse("0")}
 	if _, err := shared.admin.CoreV1().ResourceQuotas(ns).UpdateStatus(ctx, q, metav1.UpdateOptions{}); err != nil { // the controller's part
 		t.Fatal(err)
 	}
@@ -555,7 +586,8 @@ func TestResourceQuota(t *testing.T) {
 		{Name: "a", Port: 80, TargetPort: intstr.FromInt32(80)}, {Name: "b", Port: 81, TargetPort: intstr.FromInt32(81)}}}}
 	_, err = shared.admin.CoreV1().Services(ns).Create(ctx, service, metav1.CreateOptions{})
 	forbidden(t, err, "services.nodeports=2")
-	if _, err := shared.admin.CoreV1().ConfigMaps(ns).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a"}}, metav1.CreateOptions{}); err != nil {
+	if _, err := shared.admin.CoreV1().ConfigMaps(ns).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a"}},
+		metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	_, err = shared.admin.CoreV1().ConfigMaps(ns).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "b"}}, metav1.CreateOptions{})
@@ -590,8 +622,10 @@ func TestSigningIsARight(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := shared.admin.RbacV1().ClusterRoles().Create(ctx, &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "csr-writer"}, Rules: []rbacv1.PolicyRule{
-		{Verbs: []string{"update"}, APIGroups: []string{"certificates.k8s.io"}, Resources: []string{"certificatesigningrequests/approval", "certificatesigningrequests/status"}}}}, metav1.CreateOptions{}); err != nil {
+	if _, err := shared.admin.RbacV1().ClusterRoles().Create(ctx, &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "csr-writer"},
+		Rules: []rbacv1.PolicyRule{
+			{Verbs: []string{"update"}, APIGroups: []string{"certificates.k8s.io"}, Resources: []string{"certificatesigningrequests/approval",
+				"certificatesigningrequests/status"}}}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := shared.admin.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "csr-writer"},
@@ -599,7 +633,8 @@ func TestSigningIsARight(t *testing.T) {
 		RoleRef:  rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "ClusterRole", Name: "csr-writer"}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	csr.Status.Conditions = []certificatesv1.CertificateSigningRequestCondition{{Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue, Reason: "x"}}
+	csr.Status.Conditions = []certificatesv1.CertificateSigningRequestCondition{{Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue,
+		Reason: "x"}}
 	eventually(t, "eve may write approvals, but not for this signer", func() (bool, error) {
 		_, err := as("eve").CertificatesV1().CertificateSigningRequests().UpdateApproval(ctx, csr.Name, csr, metav1.UpdateOptions{})
 		return apierrors.IsForbidden(err) && strings.Contains(err.Error(), "user not permitted to approve requests"), err
@@ -614,7 +649,8 @@ func TestSigningIsARight(t *testing.T) {
 
 func TestTokenSecret(t *testing.T) {
 	ns, ctx := namespace(t, nil), t.Context()
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s", Annotations: map[string]string{corev1.ServiceAccountNameKey: "default"}}, Type: corev1.SecretTypeServiceAccountToken}
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s", Annotations: map[string]string{corev1.ServiceAccountNameKey: "default"}},
+		Type: corev1.SecretTypeServiceAccountToken}
 	if _, err := shared.admin.CoreV1().Secrets(ns).Create(ctx, secret, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -626,7 +662,8 @@ func TestTokenSecret(t *testing.T) {
 	if string(secret.Data["namespace"]) != ns || string(secret.Data["ca.crt"]) != string(shared.env.Keys.CA().CertPEM) {
 		t.Errorf("namespace %q, ca.crt %q", secret.Data["namespace"], secret.Data["ca.crt"])
 	}
-	who, err := bearer(string(secret.Data["token"])).AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	who, err := bearer(string(secret.Data["token"])).AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{},
+		metav1.CreateOptions{})
 	if err != nil || who.Status.UserInfo.Username != "system:serviceaccount:"+ns+":default" {
 		t.Errorf("user %v, %v", who, err)
 	}
@@ -641,11 +678,14 @@ func TestTokenSecret(t *testing.T) {
 
 func TestPolicyTypesAreChecked(t *testing.T) {
 	ctx, policies := t.Context(), shared.admin.AdmissionregistrationV1().ValidatingAdmissionPolicies()
-	policy := &admissionregistrationv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "typed"}, Spec: admissionregistrationv1.ValidatingAdmissionPolicySpec{
-		MatchConstraints: &admissionregistrationv1.MatchResources{ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{{RuleWithOperations: admissionregistrationv1.RuleWithOperations{
-			Operations: []admissionregistrationv1.OperationType{"CREATE"}, Rule: admissionregistrationv1.Rule{APIGroups: []string{"apps"}, APIVersions: []string{"v1"}, Resources: []string{"deployments"}}}}}},
-		Validations: []admissionregistrationv1.Validation{{Expression: "object.spec.replicas > 1"}, {Expression: "object.spec.replicas > '1'"}, {Expression: "object.spec.maxReplicas > 0"}},
-	}}
+	policy := &admissionregistrationv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "typed"},
+		Spec: admissionregistrationv1.ValidatingAdmissionPolicySpec{
+			MatchConstraints: &admissionregistrationv1.MatchResources{ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{{RuleWithOperations: admissionregistrationv1.RuleWithOperations{
+				Operations: []admissionregistrationv1.OperationType{"CREATE"}, Rule: admissionregistrationv1.Rule{APIGroups: []string{"apps"},
+					APIVersions: []string{"v1"}, Resources: []string{"deployments"}}}}}},
+			Validations: []admissionregistrationv1.Validation{{Expression: "object.spec.replicas > 1"}, {Expression: "object.spec.replicas > '1'"},
+				{Expression: "object.spec.maxReplicas > 0"}},
+		}}
 	if _, err := policies.Create(ctx, policy, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -658,7 +698,8 @@ func TestPolicyTypesAreChecked(t *testing.T) {
 	for _, w := range policy.Status.TypeChecking.ExpressionWarnings {
 		fields = append(fields, w.FieldRef)
 	}
-	if policy.Status.ObservedGeneration != policy.Generation || !slices.Equal(fields, []string{"spec.validations[1].expression", "spec.validations[2].expression"}) {
+	if policy.Status.ObservedGeneration != policy.Generation || !slices.Equal(fields, []string{"spec.validations[1].expression",
+		"spec.validations[2].expression"}) {
 		t.Errorf("generation %d of %d, warnings %+v", policy.Status.ObservedGeneration, policy.Generation, policy.Status.TypeChecking.ExpressionWarnings)
 	}
 }

@@ -11,12 +11,12 @@ import (
 	"strconv"
 	"time"
 
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead/fairlead/controlplane/admission/policystatus"
+	"github.com/fairlead/fairlead/controlplane/admission/priority"
 	"github.com/fairlead/fairlead/controlplane/apiserver"
 	"github.com/fairlead/fairlead/controlplane/auth/authn"
 	"github.com/fairlead/fairlead/controlplane/auth/authz"
@@ -80,18 +80,20 @@ func (g *guards) build(ctx context.Context, env apiserver.Env) (apiserver.Guards
 		Admission:           g.admission(),
 		Handlers:            map[string]http.Handler{},
 		Bootstrap: map[string]func(context.Context) error{
-			"rbac/bootstrap-roles": func(ctx context.Context) error { return rbac.Reconcile(ctx, env.Client, policy) },
+			"rbac/bootstrap-roles":                         func(ctx context.Context) error { return rbac.Reconcile(ctx, env.Client, policy) },
+			"scheduling/bootstrap-system-priority-classes": func(ctx context.Context) error { return priority.EnsureSystemClasses(ctx, env.Client) },
 		},
 		Start: map[string]func(context.Context) error{
 			"authentication-configuration": who.Run,
 			"service-account-secrets":      secrets.Run,
 			"admission-policy-status":      policies.Run,
 			"rbac/repair-roles": func(ctx context.Context) error {
-				wait.UntilWithContext(ctx, func(ctx context.Context) {
+				// The first pass is the bootstrap's; this is for what is changed later.
+				for sleep(ctx, 5*time.Minute) {
 					if err := rbac.Reconcile(ctx, env.Client, policy); err != nil && ctx.Err() == nil {
 						klog.FromContext(ctx).Error(err, "Cannot repair the default roles")
 					}
-				}, 5*time.Minute)
+				}
 				return nil
 			},
 		},
@@ -113,3 +115,15 @@ func (g *guards) build(ctx context.Context, env apiserver.Env) (apiserver.Guards
 type handlers map[string]http.Handler
 
 func (h handlers) Handle(path string, handler http.Handler) { h[path] = handler }
+
+// sleep returns false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

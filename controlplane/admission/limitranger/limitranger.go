@@ -269,7 +269,8 @@ func checkBounds(item corev1.LimitRangeItem, requests, limits corev1.ResourceLis
 		case limit.IsZero():
 			fail("%s max limit to request ratio per %s is %s, but no limit is specified or limit is 0", name, item.Type, ratio.String())
 		case exceedsRatio(limit, request, ratio):
-			fail("%s max limit to request ratio per %s is %s, but provided ratio is %f", name, item.Type, ratio.String(), limit.AsApproximateFloat64()/request.AsApproximateFloat64())
+			fail("%s max limit to request ratio per %s is %s, but provided ratio is %f", name, item.Type, ratio.String(),
+				limit.AsApproximateFloat64()/request.AsApproximateFloat64())
 		}
 	}
 	return broken

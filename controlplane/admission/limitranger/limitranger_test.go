@@ -25,7 +25,8 @@ func amounts(text string) corev1.ResourceList {
 func pod(pairs ...string) *corev1.Pod {
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "p"}}
 	for i := 0; i < len(pairs); i += 2 {
-		p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: string(rune('a' + i/2)), Resources: corev1.ResourceRequirements{Requests: amounts(pairs[i]), Limits: amounts(pairs[i+1])}})
+		p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: string(rune('a' + i/2)),
+			Resources: corev1.ResourceRequirements{Requests: amounts(pairs[i]), Limits: amounts(pairs[i+1])}})
 	}
 	return p
 }
@@ -36,7 +37,8 @@ func claim(request string) *corev1.PersistentVolumeClaim {
 }
 
 func TestBounds(t *testing.T) {
-	container := corev1.LimitRangeItem{Type: corev1.LimitTypeContainer, Min: amounts("cpu=100m"), Max: amounts("cpu=1 memory=1Gi"), MaxLimitRequestRatio: amounts("cpu=4")}
+	container := corev1.LimitRangeItem{Type: corev1.LimitTypeContainer, Min: amounts("cpu=100m"), Max: amounts("cpu=1 memory=1Gi"),
+		MaxLimitRequestRatio: amounts("cpu=4")}
 	whole := corev1.LimitRangeItem{Type: corev1.LimitTypePod, Max: amounts("cpu=2")}
 	storage := corev1.LimitRangeItem{Type: corev1.LimitTypePersistentVolumeClaim, Min: amounts("storage=1Gi"), Max: amounts("storage=10Gi")}
 	for _, c := range []struct {
@@ -46,9 +48,11 @@ func TestBounds(t *testing.T) {
 		want string
 	}{
 		{"within", container, admissiontest.Request{Object: pod("cpu=250m", "cpu=1 memory=1Gi")}, ""},
-		{"below the minimum", container, admissiontest.Request{Object: pod("cpu=50m", "cpu=100m memory=1Gi")}, "minimum cpu usage per Container is 100m, but request is 50m"},
+		{"below the minimum", container, admissiontest.Request{Object: pod("cpu=50m", "cpu=100m memory=1Gi")},
+			"minimum cpu usage per Container is 100m, but request is 50m"},
 		{"no request", container, admissiontest.Request{Object: pod("", "cpu=1 memory=1Gi")}, "No request is specified"},
-		{"above the maximum", container, admissiontest.Request{Object: pod("cpu=1", "cpu=1500m memory=1Gi")}, "maximum cpu usage per Container is 1, but limit is 1500m"},
+		{"above the maximum", container, admissiontest.Request{Object: pod("cpu=1", "cpu=1500m memory=1Gi")},
+			"maximum cpu usage per Container is 1, but limit is 1500m"},
 		{"no limit", container, admissiontest.Request{Object: pod("cpu=1", "cpu=1")}, "maximum memory usage per Container is 1Gi.  No limit is specified"},
 		{"too great a ratio", container, admissiontest.Request{Object: pod("cpu=200m", "cpu=1 memory=1Gi")}, "provided ratio is 5.0"},
 		{"exactly the ratio", container, admissiontest.Request{Object: pod("cpu=250m", "cpu=1 memory=1Gi")}, ""},
@@ -60,11 +64,13 @@ func TestBounds(t *testing.T) {
 		{"a large claim", storage, admissiontest.Request{Object: claim("storage=11Gi")}, "maximum storage usage per PersistentVolumeClaim is 10Gi"},
 		{"a claim that grows", storage, admissiontest.Request{Object: claim("storage=11Gi"), Old: claim("storage=5Gi")}, "maximum storage usage"},
 		{"an update of a pod", container, admissiontest.Request{Object: pod("cpu=50m", ""), Old: pod("cpu=50m", "")}, ""},
-		{"a resize of a pod", container, admissiontest.Request{Object: pod("cpu=50m", "cpu=1 memory=1Gi"), Old: pod("cpu=250m", ""), Subresource: "resize"}, "minimum cpu"},
+		{"a resize of a pod", container, admissiontest.Request{Object: pod("cpu=50m", "cpu=1 memory=1Gi"), Old: pod("cpu=250m", ""), Subresource: "resize"},
+			"minimum cpu"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := New()
-			admissiontest.Initialize(t, p, nil, &corev1.LimitRange{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "l"}, Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{c.item}}})
+			admissiontest.Initialize(t, p, nil, &corev1.LimitRange{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "l"},
+				Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{c.item}}})
 			err := admissiontest.Run(t, p, c.r)
 			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 				t.Errorf("error %v, want one with %q", err, c.want)
@@ -75,8 +81,9 @@ func TestBounds(t *testing.T) {
 
 func TestDefaults(t *testing.T) {
 	p := New()
-	admissiontest.Initialize(t, p, nil, &corev1.LimitRange{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "l"}, Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{
-		{Type: corev1.LimitTypeContainer, Default: amounts("cpu=500m memory=1Gi"), DefaultRequest: amounts("cpu=100m")}}}})
+	admissiontest.Initialize(t, p, nil, &corev1.LimitRange{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "l"},
+		Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{
+			{Type: corev1.LimitTypeContainer, Default: amounts("cpu=500m memory=1Gi"), DefaultRequest: amounts("cpu=100m")}}}})
 	given := pod("cpu=200m", "", "", "cpu=1")
 	if err := admissiontest.Run(t, p, admissiontest.Request{Object: given}); err != nil {
 		t.Fatal(err)
@@ -87,7 +94,8 @@ func TestDefaults(t *testing.T) {
 			t.Errorf("container %d has %s, want %s", i, got, want)
 		}
 	}
-	if note := given.Annotations[annotation]; !strings.Contains(note, "cpu, memory limit for container a") || !strings.Contains(note, "cpu request for container b") {
+	if note := given.Annotations[annotation]; !strings.Contains(note, "cpu, memory limit for container a") || !strings.Contains(note,
+		"cpu request for container b") {
 		t.Errorf("note %q", note)
 	}
 }
@@ -95,7 +103,8 @@ func TestDefaults(t *testing.T) {
 func TestARangeMadeAMomentAgoCounts(t *testing.T) {
 	p := New()
 	client := admissiontest.Initialize(t, p, nil)
-	r := &corev1.LimitRange{ObjectMeta: metav1.ObjectMeta{Namespace: "b", Name: "l"}, Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{{Type: corev1.LimitTypeContainer, Max: amounts("cpu=1")}}}}
+	r := &corev1.LimitRange{ObjectMeta: metav1.ObjectMeta{Namespace: "b", Name: "l"},
+		Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{{Type: corev1.LimitTypeContainer, Max: amounts("cpu=1")}}}}
 	if _, err := client.CoreV1().LimitRanges("b").Create(t.Context(), r, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}

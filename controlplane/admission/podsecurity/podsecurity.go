@@ -69,8 +69,9 @@ func New(r io.Reader) (*Plugin, error) {
 		return nil, err
 	}
 	return &Plugin{
-		Handler:  admission.NewHandler(admission.Create, admission.Update),
-		delegate: &podsecurityadmission.Admission{Configuration: config, Evaluator: evaluator, Metrics: recorder(), PodSpecExtractor: podsecurityadmission.DefaultPodSpecExtractor{}},
+		Handler: admission.NewHandler(admission.Create, admission.Update),
+		delegate: &podsecurityadmission.Admission{Configuration: config, Evaluator: evaluator, Metrics: recorder(),
+			PodSpecExtractor: podsecurityadmission.DefaultPodSpecExtractor{}},
 	}, nil
 }
 

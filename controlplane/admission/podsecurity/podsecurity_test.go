@@ -34,18 +34,23 @@ func TestLevels(t *testing.T) {
 		s.Containers[0].SecurityContext = &corev1.SecurityContext{Privileged: ptr.To(true)}
 	}
 	debug := func(s *corev1.PodSpec) {
-		s.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "d", SecurityContext: &corev1.SecurityContext{Privileged: ptr.To(true)}}}}
+		s.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "d",
+			SecurityContext: &corev1.SecurityContext{Privileged: ptr.To(true)}}}}
 	}
 	good := func(s *corev1.PodSpec) {
-		s.SecurityContext = &corev1.PodSecurityContext{RunAsNonRoot: ptr.To(true), SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}}
-		s.Containers[0].SecurityContext = &corev1.SecurityContext{AllowPrivilegeEscalation: ptr.To(false), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}}
+		s.SecurityContext = &corev1.PodSecurityContext{RunAsNonRoot: ptr.To(true),
+			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}}
+		s.Containers[0].SecurityContext = &corev1.SecurityContext{AllowPrivilegeEscalation: ptr.To(false),
+			Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}}
 	}
 	p, err := New(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	admissiontest.Initialize(t, p, nil, namespace("base", "baseline"), namespace("strict", "restricted"), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "free"}})
-	deployment := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "strict", Name: "d"}, Spec: appsv1.DeploymentSpec{Template: corev1.PodTemplateSpec{Spec: pod("", privileged).Spec}}}
+	admissiontest.Initialize(t, p, nil, namespace("base", "baseline"), namespace("strict", "restricted"),
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "free"}})
+	deployment := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "strict", Name: "d"},
+		Spec: appsv1.DeploymentSpec{Template: corev1.PodTemplateSpec{Spec: pod("", privileged).Spec}}}
 	for _, c := range []struct {
 		name string
 		r    admissiontest.Request
@@ -79,7 +84,8 @@ func TestConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	admissiontest.Initialize(t, p, nil, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "any"}}, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system"}})
+	admissiontest.Initialize(t, p, nil, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "any"}},
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system"}})
 	host := func(s *corev1.PodSpec) { s.HostNetwork = true }
 	if err := admissiontest.Run(t, p, admissiontest.Request{Object: pod("any", host)}); !apierrors.IsForbidden(err) {
 		t.Errorf("the configured default level: %v", err)

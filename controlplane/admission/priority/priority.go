@@ -116,12 +116,11 @@ func (p *Plugin) resolve(ctx context.Context, a admission.Attributes, pod *corev
 		priority, policy = values(class)
 	}
 	if pod.Spec.Priority != nil && *pod.Spec.Priority != priority {
-		return admission.NewForbidden(a, fmt.Errorf("the integer value of priority (%d) must not be provided in pod spec; priority admission controller computed %d from the given PriorityClass name",
-			*pod.Spec.Priority, priority))
+		return admission.NewForbidden(a, fmt.Errorf("spec.priority is %d, but the pod's priority class makes it %d: leave the field out", *pod.Spec.Priority, priority))
 	}
 	pod.Spec.Priority = &priority
 	if pod.Spec.PreemptionPolicy != nil && *pod.Spec.PreemptionPolicy != policy {
-		return admission.NewForbidden(a, fmt.Errorf("the string value of PreemptionPolicy (%s) must not be provided in pod spec; priority admission controller computed %s from the given PriorityClass name",
+		return admission.NewForbidden(a, fmt.Errorf("spec.preemptionPolicy is %s, but the pod's priority class makes it %s: leave the field out",
 			*pod.Spec.PreemptionPolicy, policy))
 	}
 	pod.Spec.PreemptionPolicy = &policy

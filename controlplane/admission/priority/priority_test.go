@@ -39,8 +39,8 @@ func TestPods(t *testing.T) {
 		{"a class", true, pod("high", nil), 1000, "high", corev1.PreemptLowerPriority, ""},
 		{"a class that does not preempt", false, pod("patient", nil), 10, "patient", corev1.PreemptNever, ""},
 		{"the right number too", false, pod("high", ptr.To[int32](1000)), 1000, "high", corev1.PreemptLowerPriority, ""},
-		{"a number of its own", false, pod("high", ptr.To[int32](2000)), 0, "", "", "must not be provided in pod spec"},
-		{"a number without a class", false, pod("", ptr.To[int32](1)), 0, "", "", "must not be provided in pod spec"},
+		{"a number of its own", false, pod("high", ptr.To[int32](2000)), 0, "", "", "leave the field out"},
+		{"a number without a class", false, pod("", ptr.To[int32](1)), 0, "", "", "leave the field out"},
 		{"a class that is not there", false, pod("nope", nil), 0, "", "", "no PriorityClass with name nope was found"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

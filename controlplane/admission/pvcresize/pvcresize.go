@@ -73,5 +73,5 @@ func (p *Plugin) Validate(_ context.Context, a admission.Attributes, _ admission
 			return nil
 		}
 	}
-	return admission.NewForbidden(a, fmt.Errorf("only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize"))
+	return admission.NewForbidden(a, fmt.Errorf("a claim can grow only when its StorageClass provisioned it and has allowVolumeExpansion: true"))
 }

@@ -267,7 +267,8 @@ func limitSecrets(a admission.Attributes, account *corev1.ServiceAccount, pod *c
 	}
 	for _, v := range pod.Spec.Volumes {
 		if v.Secret != nil && !mountable(v.Secret.SecretName) {
-			return admission.NewForbidden(a, fmt.Errorf("volume with secret.secretName=%q is not allowed because service account %s does not reference that secret", v.Secret.SecretName, account.Name))
+			return admission.NewForbidden(a, fmt.Errorf("volume with secret.secretName=%q is not allowed because service account %s does not reference that secret",
+				v.Secret.SecretName, account.Name))
 		}
 	}
 	var bad error

@@ -66,7 +66,8 @@ func TestPods(t *testing.T) {
 		{"brings its own pull secret", pod(func(p *corev1.Pod) {
 			p.Spec.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "x"}, {Name: "y"}}
 		}), "", "default", 3, 2},
-		{"names an account that is not there", pod(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "nobody" }), "error looking up service account a/nobody", "", 0, 0},
+		{"names an account that is not there", pod(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "nobody" }), "error looking up service account a/nobody", "",
+			0, 0},
 		{"a listed secret of a strict account", pod(secretVolume("ok")), "", "strict", 3, 0},
 		{"another secret of a strict account", pod(secretVolume("bad")), "does not reference that secret", "", 0, 0},
 		{"a mirror", pod(mirror), "", "", 0, 0},

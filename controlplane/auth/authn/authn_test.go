@@ -246,7 +246,8 @@ func TestWebhook(t *testing.T) {
 		if err := json.NewDecoder(r.Body).Decode(&review); err != nil {
 			t.Error(err)
 		}
-		review.Status = authenticationv1.TokenReviewStatus{Authenticated: review.Spec.Token == "good", User: authenticationv1.UserInfo{Username: "hooked", Groups: []string{"g"}}}
+		review.Status = authenticationv1.TokenReviewStatus{Authenticated: review.Spec.Token == "good",
+			User: authenticationv1.UserInfo{Username: "hooked", Groups: []string{"g"}}}
 		w.Header().Set("Content-Type", "application/json")
 		if err := json.NewEncoder(w).Encode(review); err != nil {
 			t.Error(err)

@@ -76,7 +76,8 @@ func (f *configFile) load(ctx context.Context, data []byte) (*apiserverconfig.Au
 	var providers []authenticator.Token
 	for _, j := range parsed.JWT {
 		options := oidc.Options{
-			JWTAuthenticator: j, Compiler: f.compiler, SupportedSigningAlgs: oidc.AllValidSigningAlgorithms(), DisallowedIssuers: f.cfg.Issuers, APIServerID: f.cfg.APIServerID,
+			JWTAuthenticator: j, Compiler: f.compiler, SupportedSigningAlgs: oidc.AllValidSigningAlgorithms(), DisallowedIssuers: f.cfg.Issuers,
+			APIServerID: f.cfg.APIServerID,
 		}
 		if j.Issuer.CertificateAuthority != "" {
 			if options.CAContentProvider, err = dynamiccertificates.NewStaticCAContent("oidc-authenticator", []byte(j.Issuer.CertificateAuthority)); err != nil {

@@ -59,7 +59,8 @@ func dataVolume() *corev1.PersistentVolume {
 	return &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv1"}, Spec: corev1.PersistentVolumeSpec{
 		ClaimRef: &corev1.ObjectReference{Namespace: "a", Name: "data"},
 		PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{
-			NodeStageSecretRef: &corev1.SecretReference{Namespace: "storage", Name: "stage-secret"}, ControllerPublishSecretRef: &corev1.SecretReference{Namespace: "storage", Name: "controller-secret"}}},
+			NodeStageSecretRef:         &corev1.SecretReference{Namespace: "storage", Name: "stage-secret"},
+			ControllerPublishSecretRef: &corev1.SecretReference{Namespace: "storage", Name: "controller-secret"}}},
 	}}
 }
 
@@ -195,8 +196,9 @@ func TestRestriction(t *testing.T) {
 	}
 	label := func(k string) func(*corev1.Node) { return func(n *corev1.Node) { n.Labels[k] = "x" } }
 	token := func(kind, name, uid string, audiences ...string) runtime.Object {
-		return &authenticationv1.TokenRequest{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "bot"}, Spec: authenticationv1.TokenRequestSpec{Audiences: audiences,
-			BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: kind, Name: name, UID: types.UID(uid)}}}
+		return &authenticationv1.TokenRequest{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "bot"},
+			Spec: authenticationv1.TokenRequestSpec{Audiences: audiences,
+				BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: kind, Name: name, UID: types.UID(uid)}}}
 	}
 	lease := func(namespace, name string) runtime.Object {
 		return &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
@@ -206,7 +208,8 @@ func TestRestriction(t *testing.T) {
 		t.Fatal(err)
 	}
 	csr := func(cn string) runtime.Object {
-		der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: cn, Organization: []string{"system:nodes"}}}, key)
+		der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: cn,
+			Organization: []string{"system:nodes"}}}, key)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -232,7 +235,8 @@ func TestRestriction(t *testing.T) {
 		{"a mirror without owner", request{Object: mirror(func(p *corev1.Pod) { p.OwnerReferences = nil })}, "owner reference"},
 		{"a mirror owned by another node", request{Object: mirror(func(p *corev1.Pod) { p.OwnerReferences[0].Name = "n2" })}, "owner reference"},
 		{"a mirror owned by a former node", request{Object: mirror(func(p *corev1.Pod) { p.OwnerReferences[0].UID = "old" })}, "UID"},
-		{"a mirror with a secret", request{Object: mirror(func(p *corev1.Pod) { p.Spec.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "x"}} })}, "reference secrets"},
+		{"a mirror with a secret", request{Object: mirror(func(p *corev1.Pod) { p.Spec.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "x"}} })},
+			"reference secrets"},
 		{"a mirror with an account", request{Object: mirror(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "x" })}, "reference serviceaccounts"},
 		{"status of its pod", request{Object: webPod(), Old: webPod(), Subresource: "status"}, ""},
 		{"labels by status", request{Object: relabeled, Old: webPod(), Subresource: "status"}, "cannot update labels"},
@@ -247,9 +251,12 @@ func TestRestriction(t *testing.T) {
 		{"a label of its own domain", request{Object: node("n1", label("example.com/rack"))}, ""},
 		{"a trusted label", request{Object: node("n1", label("node-restriction.kubernetes.io/pci"))}, "node-restriction.kubernetes.io/pci"},
 		{"a role", request{Object: node("n1", label("node-role.kubernetes.io/control-plane"))}, "node-role"},
-		{"a trusted label taken away", request{Object: node("n1", nil), Old: node("n1", label("node-restriction.kubernetes.io/pci"))}, "not allowed to modify labels"},
-		{"a trusted label kept", request{Object: node("n1", label("node-restriction.kubernetes.io/pci")), Old: node("n1", label("node-restriction.kubernetes.io/pci"))}, ""},
-		{"a taint taken away", request{Object: node("n1", nil), Old: node("n1", func(n *corev1.Node) { n.Spec.Taints = []corev1.Taint{{Key: "x"}} })}, "modify taints"},
+		{"a trusted label taken away", request{Object: node("n1", nil), Old: node("n1", label("node-restriction.kubernetes.io/pci"))},
+			"not allowed to modify labels"},
+		{"a trusted label kept", request{Object: node("n1", label("node-restriction.kubernetes.io/pci")),
+			Old: node("n1", label("node-restriction.kubernetes.io/pci"))}, ""},
+		{"a taint taken away", request{Object: node("n1", nil), Old: node("n1", func(n *corev1.Node) { n.Spec.Taints = []corev1.Taint{{Key: "x"}} })},
+			"modify taints"},
 		{"a token for its pod", request{Object: token("Pod", "web", "web-uid"), Resource: "/serviceaccounts", Subresource: "token"}, ""},
 		{"for an audience of the pod", request{Object: token("Pod", "web", "web-uid", "vault"), Resource: "/serviceaccounts", Subresource: "token"}, ""},
 		{"for another audience", request{Object: token("Pod", "web", "web-uid", "bank"), Resource: "/serviceaccounts", Subresource: "token"}, "audience"},

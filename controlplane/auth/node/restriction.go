@@ -108,8 +108,10 @@ func (r *Restriction) Validate(ctx context.Context, a admission.Attributes, _ ad
 	case "storage.k8s.io/csinodes":
 		err = sameName(a, node, "CSINode")
 	case "resource.k8s.io/resourceslices":
-		if slice, ok := a.GetObject().(*resourcev1.ResourceSlice); ok && a.GetOperation() == admission.Create && (slice.Spec.NodeName == nil || *slice.Spec.NodeName != node) {
-			err = fmt.Errorf("can only create ResourceSlice with the same NodeName as the requesting node")
+		if slice, ok := a.GetObject().(*resourcev1.ResourceSlice); ok && a.GetOperation() == admission.Create {
+			if slice.Spec.NodeName == nil || *slice.Spec.NodeName != node {
+				err = fmt.Errorf("can only create ResourceSlice with the same NodeName as the requesting node")
+			}
 		}
 	case "certificates.k8s.io/certificatesigningrequests":
 		err = certificate(a, node)
@@ -288,7 +290,7 @@ func claim(a admission.Attributes) error {
 		c.Status.Capacity, c.Status.Conditions, c.Status.AllocatedResources, c.Status.AllocatedResourceStatuses = nil, nil, nil, nil
 	}
 	if !equality.Semantic.DeepEqual(old, now) {
-		return fmt.Errorf("node is not allowed to update fields other than status.capacity, status.allocatedResources, status.allocatedResourceStatuses and status.conditions")
+		return fmt.Errorf("node is not allowed to update fields other than capacity, allocatedResources, allocatedResourceStatuses and conditions of the status")
 	}
 	return nil
 }

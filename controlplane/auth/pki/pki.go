@@ -295,7 +295,8 @@ func (p *PKI) addresses() []string {
 }
 
 func (p *PKI) servingNames() []string {
-	names := []string{"localhost", "127.0.0.1", "::1", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + p.cfg.ClusterDomain}
+	names := []string{"localhost", "127.0.0.1", "::1", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
+		"kubernetes.default.svc." + p.cfg.ClusterDomain}
 	for _, cidr := range p.cfg.ServiceCIDRs {
 		if prefix, err := netip.ParsePrefix(cidr); err == nil {
 			names = append(names, prefix.Masked().Addr().Next().String())

@@ -77,7 +77,8 @@ func TestFirstStartMakesEverything(t *testing.T) {
 	p := open(t, dir, start, "192.0.2.7", "node-1.example")
 	want := []string{
 		"admin.kubeconfig", "apiserver.pem", "ca.crt", "ca.key", "controller-manager.kubeconfig", "etcd-ca.crt", "etcd-ca.key", "etcd-client.pem",
-		"etcd-peer.pem", "etcd-server.pem", "front-proxy-ca.crt", "front-proxy-ca.key", "front-proxy-client.pem", "kubelet-client.pem", "sa.key", "scheduler.kubeconfig",
+		"etcd-peer.pem", "etcd-server.pem", "front-proxy-ca.crt", "front-proxy-ca.key", "front-proxy-client.pem", "kubelet-client.pem", "sa.key",
+		"scheduler.kubeconfig",
 	}
 	if got := slices.Sorted(maps.Keys(snapshot(t, dir))); !slices.Equal(got, want) {
 		t.Errorf("files %q, want %q", got, want)
@@ -99,7 +100,8 @@ func TestFirstStartMakesEverything(t *testing.T) {
 	if err := verify(serving, p.CA().Cert, start, x509.ExtKeyUsageServerAuth); err != nil {
 		t.Error(err)
 	}
-	for _, host := range []string{"localhost", "127.0.0.1", "::1", "kubernetes.default.svc.cluster.local", "10.96.0.1", "fd00:10:96::1", "192.0.2.7", "node-1.example"} {
+	for _, host := range []string{"localhost", "127.0.0.1", "::1", "kubernetes.default.svc.cluster.local", "10.96.0.1", "fd00:10:96::1", "192.0.2.7",
+		"node-1.example"} {
 		if err := serving.VerifyHostname(host); err != nil {
 			t.Errorf("serving certificate: %v", err)
 		}
@@ -189,7 +191,8 @@ func TestRenewal(t *testing.T) {
 
 // Whatever a kill -9 leaves, the next start completes it and keeps the authorities.
 func TestStartAfterACrash(t *testing.T) {
-	for _, missing := range []string{"ca.crt", "apiserver.pem", "kubelet-client.pem", "admin.kubeconfig", "front-proxy-ca.crt", "front-proxy-client.pem", "sa.key"} {
+	for _, missing := range []string{"ca.crt", "apiserver.pem", "kubelet-client.pem", "admin.kubeconfig", "front-proxy-ca.crt", "front-proxy-client.pem",
+		"sa.key"} {
 		t.Run("without "+missing, func(t *testing.T) {
 			dir := t.TempDir()
 			p := open(t, dir, start)

@@ -71,7 +71,8 @@ func (a *Authorizer) RulesFor(_ context.Context, u user.Info, namespace string) 
 	var urls []authorizer.NonResourceRuleInfo
 	for _, r := range rules {
 		if len(r.Resources) > 0 {
-			resources = append(resources, &authorizer.DefaultResourceRuleInfo{Verbs: r.Verbs, APIGroups: r.APIGroups, Resources: r.Resources, ResourceNames: r.ResourceNames})
+			resources = append(resources, &authorizer.DefaultResourceRuleInfo{Verbs: r.Verbs, APIGroups: r.APIGroups, Resources: r.Resources,
+				ResourceNames: r.ResourceNames})
 		}
 		if len(r.NonResourceURLs) > 0 {
 			urls = append(urls, &authorizer.DefaultNonResourceRuleInfo{Verbs: r.Verbs, NonResourceURLs: r.NonResourceURLs})

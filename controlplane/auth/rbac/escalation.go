@@ -59,7 +59,8 @@ func (e *Escalation) SetExternalKubeClientSet(c kubernetes.Interface) { e.client
 func (e *Escalation) SetExternalKubeInformerFactory(f informers.SharedInformerFactory) {
 	e.rules = New(f)
 	r := f.Rbac().V1()
-	synced := []func() bool{r.Roles().Informer().HasSynced, r.RoleBindings().Informer().HasSynced, r.ClusterRoles().Informer().HasSynced, r.ClusterRoleBindings().Informer().HasSynced}
+	synced := []func() bool{r.Roles().Informer().HasSynced, r.RoleBindings().Informer().HasSynced, r.ClusterRoles().Informer().HasSynced,
+		r.ClusterRoleBindings().Informer().HasSynced}
 	e.SetReadyFunc(func() bool { return !slices.ContainsFunc(synced, func(f func() bool) bool { return !f() }) })
 }
 
@@ -196,7 +197,8 @@ func (e *Escalation) covered(a admission.Attributes, wanted []rbacv1.PolicyRule,
 	if ok {
 		return nil
 	}
-	err := fmt.Errorf("user %q (groups=%q) is attempting to grant RBAC permissions not currently held:\n%s", u.GetName(), u.GetGroups(), strings.Join(ruleTexts(missing), "\n"))
+	err := fmt.Errorf("user %q (groups=%q) is attempting to grant RBAC permissions not currently held:\n%s", u.GetName(), u.GetGroups(),
+		strings.Join(ruleTexts(missing), "\n"))
 	if problem != nil {
 		err = fmt.Errorf("%w; resolution errors: %v", err, problem)
 	}

@@ -151,11 +151,13 @@ func TestAuthorize(t *testing.T) {
 		{"a person does not", person("x"), "get url /openid/v1/jwks", false},
 		{"the scheduler binds", person("system:kube-scheduler"), "create core/pods/binding a/x", true},
 		{"the scheduler reads no secrets", person("system:kube-scheduler"), "get core/secrets a/x", false},
-		{"the controller manager escalates roles it gathers", person("system:kube-controller-manager"), "escalate rbac.authorization.k8s.io/clusterroles /admin", true},
+		{"the controller manager escalates roles it gathers", person("system:kube-controller-manager"), "escalate rbac.authorization.k8s.io/clusterroles /admin",
+			true},
 		{"the API server reaches kubelets", person("kube-apiserver-kubelet-client"), "create core/nodes/proxy /n1", true},
 		{"a joining node asks for a certificate", person("system:bootstrap:abcdef", "system:bootstrappers", "system:bootstrappers:fairlead:default-node-token"),
 			"create certificates.k8s.io/certificatesigningrequests", true},
-		{"any other bootstrap token does not", person("system:bootstrap:abcdef", "system:bootstrappers"), "create certificates.k8s.io/certificatesigningrequests", false},
+		{"any other bootstrap token does not", person("system:bootstrap:abcdef", "system:bootstrappers"), "create certificates.k8s.io/certificatesigningrequests",
+			false},
 		{"a node reads what its dataplane needs", person("system:node:n1", "system:nodes"), "list networking.k8s.io/networkpolicies", true},
 		{"a node has no other rights by RBAC", person("system:node:n1", "system:nodes"), "get core/secrets a/x", false},
 		{"a binding to a role that is gone", person("lost"), "get core/pods a", false},
@@ -231,7 +233,8 @@ bind cluster-admin as root user:root
 		return &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "r"}, Rules: rule(text)}
 	}
 	binding := func(kind, name string) *rbacv1.RoleBinding {
-		return &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "b"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: kind, Name: name},
+		return &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "b"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: kind,
+			Name: name},
 			Subjects: []rbacv1.Subject{{Kind: "User", Name: "ann"}}}
 	}
 	clusterRole := func(text string) *rbacv1.ClusterRole { return &rbacv1.ClusterRole{Rules: rule(text)} }
@@ -262,7 +265,8 @@ bind cluster-admin as root user:root
 		{"with the verb bind on another", person("binder"), binding("ClusterRole", "cluster-admin"), nil, "rolebindings", "not currently held"},
 		{"more subjects on a binding one could not write", person("ann"), moreSubjects, binding("ClusterRole", "secrets"), "rolebindings", "not currently held"},
 		{"a ClusterRole with what one has in one namespace only", person("ann"), clusterRole("get core pods"), nil, "clusterroles", "not currently held"},
-		{"a gathering ClusterRole without rules", person("ann"), &rbacv1.ClusterRole{AggregationRule: &rbacv1.AggregationRule{}}, nil, "clusterroles", "cluster-admin privileges"},
+		{"a gathering ClusterRole without rules", person("ann"), &rbacv1.ClusterRole{AggregationRule: &rbacv1.AggregationRule{}}, nil, "clusterroles",
+			"cluster-admin privileges"},
 		{"a gathering ClusterRole by a cluster admin", person("root"), &rbacv1.ClusterRole{AggregationRule: &rbacv1.AggregationRule{}}, nil, "clusterroles", ""},
 		{"anything by masters", person("m", "system:masters"), clusterRole("* * *"), nil, "clusterroles", ""},
 		{"anything by cluster-admin", person("root"), clusterRole("* * *"), nil, "clusterroles", ""},

@@ -69,7 +69,8 @@ func Reconcile(ctx context.Context, client kubernetes.Interface, p *Policy) erro
 		})
 	}
 	for _, r := range p.ClusterRoles {
-		role("ClusterRole", reconciliation.ClusterRoleRuleOwner{ClusterRole: r.DeepCopy()}, reconciliation.ClusterRoleModifier{Client: rbac.ClusterRoles()}, listedRoles)
+		role("ClusterRole", reconciliation.ClusterRoleRuleOwner{ClusterRole: r.DeepCopy()}, reconciliation.ClusterRoleModifier{Client: rbac.ClusterRoles()},
+			listedRoles)
 	}
 	for _, b := range p.ClusterRoleBindings {
 		binding("ClusterRoleBinding", reconciliation.ClusterRoleBindingAdapter{ClusterRoleBinding: b.DeepCopy()},

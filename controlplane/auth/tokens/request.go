@@ -67,7 +67,8 @@ func (r *REST) GroupVersionKind(schema.GroupVersion) schema.GroupVersionKind {
 }
 
 // Create issues a token for the service account name.
-func (r *REST) Create(ctx context.Context, name string, obj runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
+func (r *REST) Create(ctx context.Context, name string, obj runtime.Object, validate rest.ValidateObjectFunc,
+	options *metav1.CreateOptions) (runtime.Object, error) {
 	in, ok := obj.(*authenticationv1.TokenRequest)
 	if !ok {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("expected a TokenRequest, got %T", obj))
@@ -144,7 +145,8 @@ func (r *REST) bind(ctx context.Context, sa *corev1.ServiceAccount, to *authenti
 			return bound, err
 		}
 		if pod.Spec.ServiceAccountName != sa.Name {
-			return bound, apierrors.NewBadRequest(fmt.Sprintf("pod %q runs as service account %q: a token of %q cannot be bound to it", to.Name, pod.Spec.ServiceAccountName, sa.Name))
+			return bound, apierrors.NewBadRequest(fmt.Sprintf("pod %q runs as service account %q: a token of %q cannot be bound to it", to.Name,
+				pod.Spec.ServiceAccountName, sa.Name))
 		}
 		bound.Pod, uid, resource = pod, pod.UID, "pods"
 		if pod.Spec.NodeName != "" {

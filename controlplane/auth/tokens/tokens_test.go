@@ -331,7 +331,8 @@ func TestForgedTokensAreRefused(t *testing.T) {
 		{"subject of a person", sign(t, jose.ES256, ourKey, nil, with("sub", "system:masters"))},
 		{"without private claims", sign(t, jose.ES256, ourKey, nil, with("kubernetes.io", nil))},
 		{"private claims of the wrong type", sign(t, jose.ES256, ourKey, nil, with("kubernetes.io", "a"))},
-		{"account without uid", sign(t, jose.ES256, ourKey, nil, with("kubernetes.io", map[string]any{"namespace": "a", "serviceaccount": map[string]any{"name": "bot"}}))},
+		{"account without uid", sign(t, jose.ES256, ourKey, nil, with("kubernetes.io", map[string]any{"namespace": "a",
+			"serviceaccount": map[string]any{"name": "bot"}}))},
 		{"legacy issuer without a secret", sign(t, jose.ES256, ourKey, nil, map[string]any{
 			"iss": LegacyIssuer, "sub": "system:serviceaccount:a:bot", "kubernetes.io/serviceaccount/namespace": "a",
 			"kubernetes.io/serviceaccount/service-account.name": "bot", "kubernetes.io/serviceaccount/service-account.uid": "sa-1"})},
@@ -342,8 +343,9 @@ func TestForgedTokensAreRefused(t *testing.T) {
 			}
 		})
 	}
-	for name, token := range map[string]string{"foreign issuer": sign(t, jose.ES256, ourKey, nil, with("iss", "https://evil")), "not a JWT": "abc", "two parts": "a.b",
-		"empty": "", "JSON form": `{"payload":"x"}`, "a megabyte": strings.Repeat("a", 1<<20), "no base64": "!.!.!"} {
+	for name, token := range map[string]string{"foreign issuer": sign(t, jose.ES256, ourKey, nil, with("iss", "https://evil")), "not a JWT": "abc",
+		"two parts": "a.b",
+		"empty":     "", "JSON form": `{"payload":"x"}`, "a megabyte": strings.Repeat("a", 1<<20), "no base64": "!.!.!"} {
 		t.Run("left to others: "+name, func(t *testing.T) {
 			if _, ok, err := r.validator.AuthenticateToken(t.Context(), token); ok || err != nil {
 				t.Errorf("accepted %v, error %v", ok, err)
@@ -532,7 +534,8 @@ func TestBootstrapTokens(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, token := range map[string]string{"wrong secret": made.ID + ".0123456789abcdef", "unknown id": "abcdef.0123456789abcdef", "only for signing": signing.String(), "expired": expired.String()} {
+	for name, token := range map[string]string{"wrong secret": made.ID + ".0123456789abcdef", "unknown id": "abcdef.0123456789abcdef",
+		"only for signing": signing.String(), "expired": expired.String()} {
 		if _, ok, err := auth.AuthenticateToken(t.Context(), token); ok || err == nil {
 			t.Errorf("%s: accepted %v, error %v", name, ok, err)
 		}

@@ -165,7 +165,8 @@ func (v *Validator) bound(ctx context.Context, body []byte) (*serviceaccount.Ser
 		info.NodeName, info.NodeUID = k.Node.Name, k.Node.UID
 	}
 	if k.WarnAfter != nil && now.After(k.WarnAfter.Time()) {
-		audit.AddAuditAnnotation(ctx, staleAnnotation, fmt.Sprintf("subject: %s, seconds after warning threshold: %.0f", c.Subject, now.Sub(k.WarnAfter.Time()).Seconds()))
+		audit.AddAuditAnnotation(ctx, staleAnnotation, fmt.Sprintf("subject: %s, seconds after warning threshold: %.0f", c.Subject,
+			now.Sub(k.WarnAfter.Time()).Seconds()))
 	}
 	return info, authenticator.Audiences(c.Audience), nil
 }

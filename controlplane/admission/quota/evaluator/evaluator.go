@@ -105,7 +105,8 @@ func (e *evaluator) MatchingResources(names []corev1.ResourceName) (out []corev1
 	return out
 }
 
-func (e *evaluator) MatchingScopes(obj runtime.Object, scopes []corev1.ScopedResourceSelectorRequirement) (out []corev1.ScopedResourceSelectorRequirement, err error) {
+func (e *evaluator) MatchingScopes(obj runtime.Object, scopes []corev1.ScopedResourceSelectorRequirement) (out []corev1.ScopedResourceSelectorRequirement,
+	err error) {
 	for _, s := range scopes {
 		ok, err := e.rules.scope(s, obj)
 		if err != nil {
@@ -119,7 +120,8 @@ func (e *evaluator) MatchingScopes(obj runtime.Object, scopes []corev1.ScopedRes
 }
 
 // UncoveredQuotaScopes returns those of limited that no matched quota covers.
-func (e *evaluator) UncoveredQuotaScopes(limited, matched []corev1.ScopedResourceSelectorRequirement) (out []corev1.ScopedResourceSelectorRequirement, err error) {
+func (e *evaluator) UncoveredQuotaScopes(limited, matched []corev1.ScopedResourceSelectorRequirement) (out []corev1.ScopedResourceSelectorRequirement,
+	err error) {
 	for _, l := range limited {
 		covered := false
 		for _, m := range matched {

@@ -55,7 +55,8 @@ func text(list corev1.ResourceList) string {
 func pod(change func(*corev1.Pod), pairs ...string) *corev1.Pod {
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "p"}}
 	for i := 0; i < len(pairs); i += 2 {
-		p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: string(rune('a' + i/2)), Resources: corev1.ResourceRequirements{Requests: amounts(pairs[i]), Limits: amounts(pairs[i+1])}})
+		p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: string(rune('a' + i/2)),
+			Resources: corev1.ResourceRequirements{Requests: amounts(pairs[i]), Limits: amounts(pairs[i+1])}})
 	}
 	if change != nil {
 		change(p)
@@ -76,7 +77,8 @@ func TestUsage(t *testing.T) {
 		}
 		return s
 	}
-	gold := &corev1.PersistentVolumeClaim{Spec: corev1.PersistentVolumeClaimSpec{StorageClassName: ptr.To("gold"), Resources: corev1.VolumeResourceRequirements{Requests: amounts("storage=5Gi")}}}
+	gold := &corev1.PersistentVolumeClaim{Spec: corev1.PersistentVolumeClaimSpec{StorageClassName: ptr.To("gold"),
+		Resources: corev1.VolumeResourceRequirements{Requests: amounts("storage=5Gi")}}}
 	shrunk := gold.DeepCopy()
 	shrunk.Status.AllocatedResources = amounts("storage=8Gi")
 	exactly := func(class string, mode resourcev1.DeviceAllocationMode, count int64) resourcev1.DeviceRequest {
@@ -101,14 +103,16 @@ func TestUsage(t *testing.T) {
 		{"a pod on its way out", "pods", pod(deleted(-time.Second), "cpu=1", ""), "count/pods=1 cpu=1 pods=1 requests.cpu=1"},
 		{"a pod that should be gone", "pods", pod(deleted(time.Second), "cpu=1", ""), "count/pods=1"},
 		{"a cluster service", "services", service(corev1.ServiceTypeClusterIP, nil, 0), "count/services=1 services=1 services.loadbalancers=0 services.nodeports=0"},
-		{"two node ports", "services", service(corev1.ServiceTypeNodePort, nil, 30000, 0), "count/services=1 services=1 services.loadbalancers=0 services.nodeports=2"},
+		{"two node ports", "services", service(corev1.ServiceTypeNodePort, nil, 30000, 0),
+			"count/services=1 services=1 services.loadbalancers=0 services.nodeports=2"},
 		{"a load balancer", "services", service(corev1.ServiceTypeLoadBalancer, nil, 0), "count/services=1 services=1 services.loadbalancers=1 services.nodeports=1"},
 		{"a load balancer with one port of its own wish", "services", service(corev1.ServiceTypeLoadBalancer, ptr.To(false), 30000, 0),
 			"count/services=1 services=1 services.loadbalancers=1 services.nodeports=1"},
 		{"a claim of a class", "persistentvolumeclaims", gold, "count/persistentvolumeclaims=1 gold.storageclass.storage.k8s.io/persistentvolumeclaims=1 " +
 			"gold.storageclass.storage.k8s.io/requests.storage=5Gi persistentvolumeclaims=1 requests.storage=5Gi"},
-		{"a claim whose expansion is taken back", "persistentvolumeclaims", shrunk, "count/persistentvolumeclaims=1 gold.storageclass.storage.k8s.io/persistentvolumeclaims=1 " +
-			"gold.storageclass.storage.k8s.io/requests.storage=8Gi persistentvolumeclaims=1 requests.storage=8Gi"},
+		{"a claim whose expansion is taken back", "persistentvolumeclaims", shrunk,
+			"count/persistentvolumeclaims=1 gold.storageclass.storage.k8s.io/persistentvolumeclaims=1 " +
+				"gold.storageclass.storage.k8s.io/requests.storage=8Gi persistentvolumeclaims=1 requests.storage=8Gi"},
 		{"devices", "resourceclaims", &resourcev1.ResourceClaim{Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{
 			exactly("gpu", resourcev1.DeviceAllocationModeExactCount, 2), exactly("nic", resourcev1.DeviceAllocationModeAll, 0),
 			{FirstAvailable: []resourcev1.DeviceSubRequest{{DeviceClassName: "gpu", Count: 3}, {DeviceClassName: "gpu", Count: 1}}},
@@ -187,7 +191,8 @@ func TestConstraints(t *testing.T) {
 		{"all ask", "requests.cpu limits.memory", pod(nil, "cpu=1", "memory=1Gi"), ""},
 		{"one does not", "cpu", pod(nil, "cpu=1", "", "", ""), "must specify cpu for: b"},
 		{"two things are missing", "requests.memory limits.cpu", pod(nil, "", "", "", ""), "must specify limits.cpu for: a,b; requests.memory for: a,b"},
-		{"an init container does not", "cpu", pod(func(p *corev1.Pod) { p.Spec.InitContainers = []corev1.Container{{Name: "i"}} }, "cpu=1", ""), "must specify cpu for: i"},
+		{"an init container does not", "cpu", pod(func(p *corev1.Pod) { p.Spec.InitContainers = []corev1.Container{{Name: "i"}} }, "cpu=1", ""),
+			"must specify cpu for: i"},
 		{"the pod as a whole asks", "cpu", pod(func(p *corev1.Pod) { p.Spec.Resources = &corev1.ResourceRequirements{Requests: amounts("cpu=1")} }, "", ""), ""},
 		{"a count needs no words", "pods count/pods", pod(nil, "", ""), ""},
 	} {
@@ -211,7 +216,8 @@ func TestNames(t *testing.T) {
 		{"persistentvolumeclaims", "pods requests.storage gold.storageclass.storage.k8s.io/requests.storage gold.storageclass.storage.k8s.io/persistentvolumeclaims gold.storageclass.storage.k8s.io/x",
 			"requests.storage gold.storageclass.storage.k8s.io/requests.storage gold.storageclass.storage.k8s.io/persistentvolumeclaims"},
 		{"services", "services services.nodeports count/services pods", "services services.nodeports count/services"},
-		{"resourceclaims", "gpu.deviceclass.resource.k8s.io/devices gpu.deviceclass.resource.k8s.io/x count/resourceclaims.resource.k8s.io", "gpu.deviceclass.resource.k8s.io/devices count/resourceclaims.resource.k8s.io"},
+		{"resourceclaims", "gpu.deviceclass.resource.k8s.io/devices gpu.deviceclass.resource.k8s.io/x count/resourceclaims.resource.k8s.io",
+			"gpu.deviceclass.resource.k8s.io/devices count/resourceclaims.resource.k8s.io"},
 	} {
 		t.Run(c.resource, func(t *testing.T) {
 			var names []corev1.ResourceName
@@ -247,7 +253,8 @@ func TestUsageOfANamespace(t *testing.T) {
 	if used := stats.Used; used.Pods().Value() != 3 || used.Name("requests.cpu", resource.DecimalSI).MilliValue() != 300 {
 		t.Errorf("used %s", text(used))
 	}
-	stats, err = of(t, "pods", list).UsageStats(quota.UsageStatsOptions{Namespace: "a", Resources: []corev1.ResourceName{"pods"}, Scopes: []corev1.ResourceQuotaScope{corev1.ResourceQuotaScopeBestEffort}})
+	stats, err = of(t, "pods", list).UsageStats(quota.UsageStatsOptions{Namespace: "a", Resources: []corev1.ResourceName{"pods"},
+		Scopes: []corev1.ResourceQuotaScope{corev1.ResourceQuotaScopeBestEffort}})
 	if err != nil || stats.Used.Pods().Value() != 1 {
 		t.Errorf("best effort: used %s, %v", text(stats.Used), err)
 	}
