@@ -62,7 +62,7 @@ func validateConfigMap(_ context.Context, c *v1.ConfigMap) field.ErrorList {
 		total += len(c.BinaryData[k])
 	}
 	if total > maxData {
-		r.Add(field.TooLong(field.NewPath(""), "", maxData))
+		r.Add(field.TooLong(field.NewPath("data"), "", maxData))
 	}
 	return r.Errors()
 }

@@ -23,7 +23,12 @@ import (
 // Rules that k8s.io/api states beside its types (sizes, unions, unique keys) are checked by its own generated functions; here stands what those leave
 // out: names, references between parts of an object, and expressions.
 
-var creating = operation.Operation{Type: operation.Create}
+// Fields of features that Kubernetes gates are part of the API here.
+var (
+	features = map[string]bool{"DRAPartitionableDevicesType": true}
+	creating = operation.Operation{Type: operation.Create, Options: features}
+	updating = operation.Operation{Type: operation.Update, Options: features}
+)
 
 func subdomain(name string) []string { return apivalidation.NameIsDNSSubdomain(name, false) }
 
@@ -246,7 +251,7 @@ func validateClaimTemplateUpdate(_ context.Context, t, old *v1.ResourceClaimTemp
 func validateClaimStatus(ctx context.Context, c, old *v1.ResourceClaim) field.ErrorList {
 	r := &rule.Report{}
 	path, st := field.NewPath("status"), &c.Status
-	r.Add(v1.Validate_ResourceClaimStatus(ctx, operation.Operation{Type: operation.Update}, path, st, &old.Status)...)
+	r.Add(v1.Validate_ResourceClaimStatus(ctx, updating, path, st, &old.Status)...)
 	if st.Allocation != nil && old.Status.Allocation != nil {
 		r.Same(path.Child("allocation"), st.Allocation, old.Status.Allocation)
 	}

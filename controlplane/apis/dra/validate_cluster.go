@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/resource/v1"
-	"k8s.io/apimachinery/pkg/api/operation"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -223,7 +222,7 @@ func validateTaintRuleUpdate(_ context.Context, t, old *v1.DeviceTaintRule) fiel
 func validateTaintRuleStatus(ctx context.Context, t, old *v1.DeviceTaintRule) field.ErrorList {
 	r := &rule.Report{}
 	path := field.NewPath("status")
-	r.Add(v1.Validate_DeviceTaintRuleStatus(ctx, operation.Operation{Type: operation.Update}, path, &t.Status, &old.Status)...)
+	r.Add(v1.Validate_DeviceTaintRuleStatus(ctx, updating, path, &t.Status, &old.Status)...)
 	r.Add(metavalidation.ValidateConditions(t.Status.Conditions, path.Child("conditions"))...)
 	return r.Errors()
 }
