@@ -5,9 +5,11 @@ package node
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -69,14 +71,20 @@ type Keeper struct {
 	options Options
 	wake    chan struct{}
 
+	started time.Time
+
 	mu       sync.Mutex
 	current  *v1.Node
 	reported time.Time
 }
 
+// settle is the time that a restarted agent gives runtime and network to answer again. Until then it does not take back that the node is Ready: its
+// pods run on, and taking their endpoints out of every service would lose what the restart itself does not.
+const settle = 15 * time.Second
+
 // New returns a keeper that does nothing until Run.
 func New(client kubernetes.Interface, options Options) *Keeper {
-	return &Keeper{client: client, options: options, wake: make(chan struct{}, 1)}
+	return &Keeper{client: client, options: options, wake: make(chan struct{}, 1), started: time.Now()}
 }
 
 // Poke makes the keeper look at once.
@@ -141,7 +149,9 @@ func (k *Keeper) Run(ctx context.Context) {
 		case <-timer.C:
 		}
 		next := statusPeriod
-		if err := k.report(ctx); err != nil && ctx.Err() == nil {
+		if err := k.report(ctx); errors.Is(err, errSettling) {
+			next = retryPeriod
+		} else if err != nil && ctx.Err() == nil {
 			log.Info("Status of the node was not written, trying again", "err", err)
 			next = retryPeriod
 		}
@@ -214,6 +224,9 @@ func (k *Keeper) report(ctx context.Context) error {
 	}
 	updated := old.DeepCopy()
 	k.fill(ctx, updated)
+	if ready(&old.Status) && !ready(&updated.Status) && time.Since(k.started) < settle {
+		return errSettling
+	}
 	k.mu.Lock()
 	due := time.Since(k.reported) >= forcedReport
 	k.mu.Unlock()
@@ -228,6 +241,13 @@ func (k *Keeper) report(ctx context.Context) error {
 	k.current, k.reported = written, time.Now()
 	k.mu.Unlock()
 	return nil
+}
+
+// errSettling says that the status is not written yet, see settle.
+var errSettling = errors.New("runtime and network are still starting")
+
+func ready(status *v1.NodeStatus) bool {
+	return slices.ContainsFunc(status.Conditions, func(c v1.NodeCondition) bool { return c.Type == v1.NodeReady && c.Status == v1.ConditionTrue })
 }
 
 // sameStatus compares without heartbeat times.

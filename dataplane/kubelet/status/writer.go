@@ -126,7 +126,9 @@ func (w *Writer) write(ctx context.Context, uid types.UID) error {
 		}
 		written, err := w.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
 		switch {
-		case apierrors.IsNotFound(err), apierrors.IsConflict(err): // gone, or another pod of that name
+		case apierrors.IsNotFound(err):
+			return nil
+		case apierrors.IsConflict(err) && w.replaced(ctx, pod):
 			return nil
 		case err != nil:
 			return fmt.Errorf("write status of pod %s/%s: %w", pod.Namespace, pod.Name, err)
@@ -144,6 +146,16 @@ func (w *Writer) write(ctx context.Context, uid types.UID) error {
 		return fmt.Errorf("delete pod %s/%s that has ended: %w", pod.Namespace, pod.Name, err)
 	}
 	return nil
+}
+
+// replaced tells whether the API has no such pod any more, or another one of its name. A conflict alone does not say so: the server gives one as
+// well when others write the pod all the time.
+func (w *Writer) replaced(ctx context.Context, pod *v1.Pod) bool {
+	live, err := w.client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+	if err != nil {
+		return apierrors.IsNotFound(err)
+	}
+	return live.UID != pod.UID
 }
 
 // Patch is the strategic merge patch from one status to another, bound to the pod's UID.
