@@ -156,7 +156,7 @@ func Run(ctx context.Context, cfg Config) error {
 		Node: criconfig.Node{CgroupRoot: cfg.CgroupRoot, PodLogsDir: cfg.PodLogsDir, SeccompDir: filepath.Join(cfg.DataDir, "seccomp"),
 			MemoryBytes: k.machine.MemoryBytes, SeccompDefault: cfg.SeccompDefault},
 		RuntimeName: runtimeName, ClusterDomain: cfg.ClusterDomain, Event: k.events.pod, Services: k.sources.services, Facts: k.facts, DNS: dns.For,
-		RuntimeHandler: k.runtimeHandler, Admit: k.admit, Fits: k.fits, Cgroups: k.cgroups,
+		RuntimeHandler: k.runtimeHandler, Admit: k.admit, Fits: k.fits, OnStage: observeStage, Cgroups: k.cgroups,
 	})
 	defer k.workers.Wait()
 	k.stats = &stats.Collector{Runtime: k.runtime, Images: k.images, NodeName: cfg.NodeName, DataDir: cfg.DataDir, LogsDir: cfg.PodLogsDir, Views: k.workers.Views}

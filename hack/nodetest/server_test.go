@@ -5,6 +5,7 @@ package nodetest
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net/http"
@@ -35,11 +36,11 @@ func (n *Node) logs(options *v1.PodLogOptions, pod string) string {
 }
 
 func TestServing(t *testing.T) {
-	identity := newIdentity(t)
+	identity := NewIdentity(t)
 	n := StartWith(t, func(c *apiserver.Config) {
-		c.Kubelet.CertFile, c.Kubelet.KeyFile, c.Kubelet.Insecure = identity.cert, identity.key, true
+		c.Kubelet.CertFile, c.Kubelet.KeyFile, c.Kubelet.Insecure = identity.Cert, identity.Key, true
 	}, func(c *Config) {
-		c.Kubelet.Address, c.Kubelet.ClientCAFile = "", identity.ca
+		c.Kubelet.Address, c.Kubelet.ClientCAFile = "", identity.CA
 	})
 	n.Create(Pod("server", "print=one", "print=two", "print=three", "serve=8080"))
 	n.WaitReady("server")
@@ -162,4 +163,8 @@ func (n *Node) exec(pod, stdin string, command ...string) (string, error) {
 	defer cancel()
 	err = executor.StreamWithContext(ctx, options)
 	return stdout.String(), err
+}
+
+func insecure() http.RoundTripper {
+	return &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 }

@@ -20,7 +20,7 @@ func TestRestartDoesNotTakeBackReadyAtOnce(t *testing.T) {
 	existing.Status.Conditions = []v1.NodeCondition{{Type: v1.NodeReady, Status: v1.ConditionTrue}}
 	client := fake.NewClientset(existing)
 	k := New(client, Options{
-		Name: "n", Capacity: func() v1.ResourceList { return nil },
+		Name: "n", Capacity: func() v1.ResourceList { return v1.ResourceList{} },
 		RuntimeVersion:  func() string { return "test" },
 		Images:          func(context.Context) []v1.ContainerImage { return nil },
 		RuntimeHandlers: func() []v1.NodeRuntimeHandler { return nil },

@@ -6,22 +6,21 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
-	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 )
 
-// identity is an authority and the API server's client certificate by it, as files.
-type identity struct{ ca, cert, key string }
+// Identity is an authority and the API server's client certificate by it, as files.
+type Identity struct{ CA, Cert, Key string }
 
-func newIdentity(t *testing.T) identity {
+// NewIdentity makes one for the test.
+func NewIdentity(t testing.TB) Identity {
 	t.Helper()
 	dir := t.TempDir()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -50,9 +49,5 @@ func newIdentity(t *testing.T) identity {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return identity{ca: write("ca.crt", "CERTIFICATE", sign(authority)), cert: write("client.crt", "CERTIFICATE", sign(client)), key: write("client.key", "EC PRIVATE KEY", keyData)}
-}
-
-func insecure() http.RoundTripper {
-	return &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	return Identity{CA: write("ca.crt", "CERTIFICATE", sign(authority)), Cert: write("client.crt", "CERTIFICATE", sign(client)), Key: write("client.key", "EC PRIVATE KEY", keyData)}
 }
