@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -49,6 +50,7 @@ func runChild(file string) int {
 	}
 	c.Kubelet.REST = &rest.Config{Host: c.Host, BearerToken: c.Token, TLSClientConfig: rest.TLSClientConfig{CAData: c.CA, ServerName: apiServerName}}
 	c.Kubelet.OnReady = func() { _ = os.WriteFile(c.Ready, nil, 0o644) }
+	debug.SetGCPercent(50) // as fairlead agent does
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	ctx = klog.NewContext(ctx, textlogger.NewLogger(textlogger.NewConfig()))

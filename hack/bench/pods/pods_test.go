@@ -109,6 +109,7 @@ func TestPods(t *testing.T) {
 	out.add(fmt.Sprintf("%d pods, all Running", many), "time", "s", time.Since(began).Seconds(), 0, 40*float64(many)/100)
 	out.add("agent, resident memory, idle", "RSS", "MB", idle, 0, 0)
 	out.add(fmt.Sprintf("agent, resident memory, %d pods", many), "RSS", "MB", rss(t, n.AgentPID()), 0, 120)
+	out.add("  of it: not shared with the executable's file", "anonymous", "MB", memory(t, n.AgentPID(), "RssAnon:"), 0, 0)
 	out.add(fmt.Sprintf("containerd, %d pods", many), "RSS", "MB", rss(t, n.RuntimePID()), 0, 0)
 	out.add("one shim", "RSS", "MB", shimRSS(t, n), 0, 0)
 	out.print()
@@ -204,13 +205,16 @@ func (b *bench) stages() map[string]stage {
 }
 
 // rss is a process's resident memory in MB (10^6 bytes).
-func rss(t *testing.T, pid int) float64 {
+func rss(t *testing.T, pid int) float64 { return memory(t, pid, "VmRSS:") }
+
+// memory is a field of /proc/pid/status in MB.
+func memory(t *testing.T, pid int, field string) float64 {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(data)) {
-		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == "VmRSS:" {
+		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == field {
 			kib, err := strconv.ParseFloat(fields[1], 64)
 			if err != nil {
 				t.Fatal(err)
@@ -218,7 +222,7 @@ func rss(t *testing.T, pid int) float64 {
 			return kib * 1024 / 1e6
 		}
 	}
-	t.Fatal("no VmRSS")
+	t.Fatal("no " + field)
 	return 0
 }
 
