@@ -180,7 +180,6 @@ func taint(r *rule.Report, at *field.Path, t v1.DeviceTaint) {
 	if t.Value != "" {
 		r.Invalid(at.Child("value"), t.Value, validation.IsValidLabelValue(t.Value)...)
 	}
-	rule.OneOf(r, at.Child("effect"), t.Effect, v1.DeviceTaintEffectNoExecute, v1.DeviceTaintEffectNoSchedule, v1.DeviceTaintEffectNone)
 }
 
 // validateSliceUpdate: whose devices these are, and where, never changes.
