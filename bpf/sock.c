@@ -51,7 +51,7 @@ inline_fn void load_count(struct sock_peer *p)
 	__sync_fetch_and_add(&l->total, 1);
 }
 
-/* remember keeps a displaced datagram peer so that late answers of it still show the service's address. */
+/* remember notes which service a datagram socket's peer stands for, by the socket's cookie. */
 inline_fn void remember(struct bpf_sock_addr *ctx, const struct sock_peer *p)
 {
 	struct sock_rev_key k = { .cookie = bpf_get_socket_cookie(ctx), .addr = p->backend_addr, .port = p->backend_port };
@@ -109,15 +109,18 @@ inline_fn int direct(struct bpf_sock_addr *ctx, struct addr *a, __be16 *port, in
 	if (peer) {
 		load_uncount(peer);
 		if (dgram && peer->backend_port)
-			remember(ctx, peer);
+			remember(ctx, peer); /* late answers of the earlier one still show the service's address */
 		peer->service_addr = *a;
 		peer->service_port = *port;
 		peer->backend_addr = b->addr;
 		peer->backend_port = b->port;
 		peer->backend = row;
 		peer->generation = b->generation;
-		if (is_connect)
+		if (is_connect) {
 			load_count(peer);
+			if (proto == IPPROTO_UDP)
+				remember(ctx, peer); /* lets user space find the sockets of a backend that went away */
+		}
 	}
 	lb_count(lb_sock_connect);
 	*a = b->addr;

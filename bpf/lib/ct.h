@@ -59,15 +59,21 @@ inline_fn void ct_pair_key(struct ct_key *k, const struct ct *e, __u8 proto)
 }
 
 /* ct_pair_update brings the other direction up to date after a change of state that both must know: rare per connection. */
-static __noinline void ct_pair_update(struct ct *e, __u8 proto, __u8 tcp_flags)
+static __noinline void ct_pair_update(const struct ct_key *own, struct ct *e, __u8 tcp_flags)
 {
 	struct ct_key k;
 	struct ct *p;
 
-	ct_pair_key(&k, e, proto);
+	ct_pair_key(&k, e, own->proto);
 	p = ct_get(&k);
-	if (!p)
+	/* A pair that leads elsewhere belongs to a later connection. */
+	if (p && (p->sport != own->dport || p->dport != own->sport || !addr_eq(&p->saddr, &own->daddr) || !addr_eq(&p->daddr, &own->saddr)))
+		p = NULL;
+	if (!p) {
+		if (tcp_flags & TCP_RST)
+			e->state = ct_closing;
 		return;
+	}
 	if (tcp_flags & TCP_RST || (e->flags & CT_FIN_SEEN && p->flags & CT_FIN_SEEN)) {
 		e->state = ct_closing;
 		p->state = ct_closing;
@@ -78,8 +84,8 @@ static __noinline void ct_pair_update(struct ct *e, __u8 proto, __u8 tcp_flags)
 	}
 }
 
-/* ct_touch notes a packet of the entry's direction. */
-inline_fn void ct_touch(struct ct *e, const struct flow *f, __u32 now)
+/* ct_touch notes a packet of the direction of the entry e, whose key is k. */
+inline_fn void ct_touch(const struct ct_key *k, struct ct *e, const struct flow *f, __u32 now)
 {
 	__u8 change = 0;
 
@@ -93,7 +99,7 @@ inline_fn void ct_touch(struct ct *e, const struct flow *f, __u32 now)
 		}
 	}
 	if (unlikely(change || (e->flags & CT_REPLY && e->state == ct_new)))
-		ct_pair_update(e, f->proto, f->proto == IPPROTO_TCP ? f->tcp_flags : 0);
+		ct_pair_update(k, e, f->proto == IPPROTO_TCP ? f->tcp_flags : 0);
 }
 
 /* ct_lifetime returns how long an entry lives without packets, in ticks. */

@@ -188,7 +188,7 @@ static __noinline int lb_decide(struct flow *f, enum lb_from from, struct lb_dec
 			fresh = e->state == ct_closing || !b || b->generation != e->generation || !(b->flags & BACKEND_LIVE);
 		}
 		if (likely(!fresh)) {
-			ct_touch(e, f, clock_ticks());
+			ct_touch(&k, e, f, clock_ticks());
 			d->t.saddr = e->saddr;
 			d->t.daddr = e->daddr;
 			d->t.sport = e->sport;
@@ -259,7 +259,7 @@ inline_fn int lb_reverse_find(struct flow *f, struct tuple *t)
 	e = ct_get(&k);
 	if (!e || !(e->flags & CT_REPLY))
 		return lb_none;
-	ct_touch(e, f, clock_ticks());
+	ct_touch(&k, e, f, clock_ticks());
 	t->saddr = e->saddr;
 	t->daddr = e->daddr;
 	t->sport = e->sport;

@@ -3,21 +3,32 @@
 package loadbalancer
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
-	"slices"
+	"os"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 )
 
-// watchAddrs delivers the addresses of the calling thread's network namespace: all at first, then again after each change. The channel holds
-// only the latest state. Link-local IPv6 addresses and ::1 do not count (a NodePort is not valid there); 127.0.0.1 does.
+// network is what the load balancer looks at of its network namespace: the node's own addresses, and its devices by name.
+type network struct {
+	addrs map[netip.Addr]bool
+	links map[string]int
+}
+
+func (n network) equal(o network) bool {
+	return maps.Equal(n.addrs, o.addrs) && maps.Equal(n.links, o.links)
+}
+
+// watchNetwork delivers the state of the calling thread's network namespace: at once, then again after changes. The channel holds only the latest state.
 // stop ends the watch and waits for it.
-func watchAddrs(ctx context.Context) (_ <-chan map[netip.Addr]bool, stop func(), _ error) {
+func watchNetwork(log klog.Logger) (_ <-chan network, stop func(), _ error) {
 	ns, err := netns.Get()
 	if err != nil {
 		return nil, nil, fmt.Errorf("this thread's network namespace: %w", err)
@@ -27,92 +38,87 @@ func watchAddrs(ctx context.Context) (_ <-chan map[netip.Addr]bool, stop func(),
 	if err != nil {
 		return nil, nil, fmt.Errorf("open netlink: %w", err)
 	}
-	updates := make(chan netlink.AddrUpdate, 64)
-	done := make(chan struct{})
-	if err := netlink.AddrSubscribeWithOptions(updates, done, netlink.AddrSubscribeOptions{Namespace: &ns}); err != nil {
-		h.Close()
-		return nil, nil, fmt.Errorf("watch addresses: %w", err)
-	}
-	list, err := h.AddrList(nil, netlink.FAMILY_ALL)
-	h.Close()
+	// Subscribe first, list second: nothing falls in between. A socket in the runtime's poller, because closing it must end a read.
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
-		close(done)
-		return nil, nil, fmt.Errorf("list addresses: %w", err)
+		h.Close()
+		return nil, nil, fmt.Errorf("watch network: %w", err)
 	}
-	state := map[netip.Addr]bool{}
-	for i := range list {
-		if a, ok := nodeAddr(list[i].IP); ok {
-			state[a] = true
-		}
+	events := os.NewFile(uintptr(fd), "rtnetlink")
+	err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR})
+	var state network
+	if err == nil {
+		state, err = listNetwork(h)
 	}
-	out := make(chan map[netip.Addr]bool, 1)
-	out <- maps.Clone(state)
+	if err != nil {
+		h.Close()
+		events.Close()
+		return nil, nil, fmt.Errorf("watch network: %w", err)
+	}
+	out := make(chan network, 1)
+	out <- state
 	finished := make(chan struct{})
 	go func() {
 		defer close(finished)
-		for u := range updates {
-			a, ok := nodeAddr(u.LinkAddress.IP)
-			if !ok || state[a] == u.NewAddr {
+		defer h.Close()
+		buf := make([]byte, 65536)
+		for {
+			if _, err := events.Read(buf); err != nil && !errors.Is(err, unix.ENOBUFS) {
+				if !errors.Is(err, os.ErrClosed) {
+					log.Error(err, "watch network")
+				}
+				return
+			}
+			// What changes together is read once. An overflow (ENOBUFS) means no more than any other event: look again.
+			_ = events.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+			for {
+				if _, err := events.Read(buf); err != nil && !errors.Is(err, unix.ENOBUFS) {
+					break
+				}
+			}
+			_ = events.SetReadDeadline(time.Time{})
+			next, err := listNetwork(h)
+			if err != nil {
+				log.Error(err, "read network")
 				continue
 			}
-			if u.NewAddr {
-				state[a] = true
-			} else {
-				delete(state, a)
+			if next.equal(state) {
+				continue
 			}
+			state = next
 			select {
 			case <-out:
 			default:
 			}
-			out <- maps.Clone(state)
+			out <- state
 		}
 	}()
 	return out, func() {
-		close(done)
+		events.Close()
 		<-finished
 	}, nil
 }
 
-func nodeAddr(ip []byte) (netip.Addr, bool) {
-	a, ok := netip.AddrFromSlice(ip)
-	a = a.Unmap()
-	if !ok || a.IsLinkLocalUnicast() && a.Is6() || a == netip.IPv6Loopback() {
-		return a, false
-	}
-	return a, true
-}
-
-// watchLinks tells when one of the named devices of the calling thread's network namespace appears anew. stop ends the watch and waits for it.
-func watchLinks(names []string) (_ <-chan struct{}, stop func(), _ error) {
-	ns, err := netns.Get()
+// listNetwork reads addresses and devices. Link-local IPv6 addresses and ::1 do not count (a NodePort is not valid there); 127.0.0.1 does.
+func listNetwork(h *netlink.Handle) (network, error) {
+	n := network{addrs: map[netip.Addr]bool{}, links: map[string]int{}}
+	addrs, err := h.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
-		return nil, nil, fmt.Errorf("this thread's network namespace: %w", err)
+		return n, fmt.Errorf("list addresses: %w", err)
 	}
-	defer ns.Close()
-	updates := make(chan netlink.LinkUpdate, 64)
-	done := make(chan struct{})
-	if err := netlink.LinkSubscribeWithOptions(updates, done, netlink.LinkSubscribeOptions{Namespace: &ns, ListExisting: true}); err != nil {
-		return nil, nil, fmt.Errorf("watch devices: %w", err)
-	}
-	out := make(chan struct{}, 1)
-	finished := make(chan struct{})
-	go func() {
-		defer close(finished)
-		known := map[string]int32{}
-		for u := range updates {
-			name := u.Attrs().Name
-			if !slices.Contains(names, name) || u.Header.Type == unix.RTM_DELLINK || known[name] == u.Index {
-				continue
-			}
-			known[name] = u.Index
-			select {
-			case out <- struct{}{}:
-			default:
-			}
+	for i := range addrs {
+		a, ok := netip.AddrFromSlice(addrs[i].IP)
+		a = a.Unmap()
+		if ok && !(a.Is6() && a.IsLinkLocalUnicast()) && a != netip.IPv6Loopback() {
+			n.addrs[a] = true
 		}
-	}()
-	return out, func() {
-		close(done)
-		<-finished
-	}, nil
+	}
+	links, err := h.LinkList()
+	if err != nil {
+		return n, fmt.Errorf("list devices: %w", err)
+	}
+	for _, l := range links {
+		n.links[l.Attrs().Name] = l.Attrs().Index
+	}
+	return n, nil
 }

@@ -4,6 +4,7 @@ package loadbalancer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -67,11 +68,13 @@ func inNS(t *testing.T, ns netns.NsHandle, cgroup string, f func() error) {
 	errc := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if err := netns.Set(ns); err != nil {
-			errc <- err
+		err := errors.New("ended by a failed check")
+		defer func() { errc <- err }()
+		if nerr := netns.Set(ns); nerr != nil {
+			err = nerr
 			return
 		}
-		errc <- f()
+		err = f()
 	}()
 	if err := <-errc; err != nil {
 		t.Helper()

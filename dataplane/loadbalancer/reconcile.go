@@ -46,6 +46,8 @@ type reconciler struct {
 
 	batch batch
 	now   func() time.Time
+	// gone is told of UDP backends that no longer keep connections; may be nil.
+	gone func(netip.AddrPort)
 }
 
 // batch gathers one pass's writes; flush applies them in a harmless order.
@@ -196,7 +198,7 @@ func (r *reconciler) apply(name tables.Name, spec serviceSpec) error {
 	}
 	for id, p := range st.ports {
 		if !keep[id] {
-			r.removePort(p)
+			r.removePort(id, p)
 			delete(st.ports, id)
 		}
 	}
@@ -291,12 +293,15 @@ func (r *reconciler) applyRows(p *portState, spec *portSpec) error {
 	i := 0
 	for _, e := range spec.endpoints {
 		for i < len(p.rows) && less(p.rows[i].endpoint, e) {
-			r.dropRow(&p.rows[i])
+			r.dropRow(&p.rows[i], spec.proto)
 			i++
 		}
 		if i < len(p.rows) && p.rows[i].addr == e.addr && p.rows[i].port == e.port {
 			row := p.rows[i]
 			i++
+			if row.flags&backendLive != 0 && e.flags&backendLive == 0 {
+				r.tellGone(&row, spec.proto)
+			}
 			row.endpoint = e
 			if e.flags&backendOnNode != 0 {
 				r.local.keep(loader.Addr(e.addr.As16()))
@@ -317,15 +322,22 @@ func (r *reconciler) applyRows(p *portState, spec *portSpec) error {
 		next = append(next, rowState{endpoint: e, row: row, generation: r.k.backends[row].Generation})
 	}
 	for ; i < len(p.rows); i++ {
-		r.dropRow(&p.rows[i])
+		r.dropRow(&p.rows[i], spec.proto)
 	}
 	p.rows = next
 	return err
 }
 
 // dropRow has flush clear a row.
-func (r *reconciler) dropRow(row *rowState) {
+func (r *reconciler) dropRow(row *rowState, proto tables.Protocol) {
 	r.batch.delRows = append(r.batch.delRows, row.row)
+	r.tellGone(row, proto)
+}
+
+func (r *reconciler) tellGone(row *rowState, proto tables.Protocol) {
+	if proto == tables.UDP && r.gone != nil {
+		r.gone(netip.AddrPortFrom(row.addr, row.port))
+	}
 }
 
 func less(a, b endpoint) bool {
@@ -447,12 +459,12 @@ func rangeKey(id uint32, p netip.Prefix) loader.BPFSourceRangeKey {
 	return loader.BPFSourceRangeKey{Prefixlen: n, Service: id, Addr: loader.Addr(p.Addr().As16())}
 }
 
-func (r *reconciler) removePort(p *portState) {
+func (r *reconciler) removePort(id portID, p *portState) {
 	for _, f := range p.frontends {
 		r.removeFrontend(f.key)
 	}
 	for i := range p.rows {
-		r.dropRow(&p.rows[i])
+		r.dropRow(&p.rows[i], id.proto)
 	}
 	for _, run := range []runState{p.cluster, p.local} {
 		if run.count > 0 {

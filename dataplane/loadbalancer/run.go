@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
+	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -29,12 +29,19 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	sweepCtx, cancel := context.WithCancel(ctx)
-	swept := make(chan error, 1)
-	go func() { swept <- b.sweep(sweepCtx) }()
+	side, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	var sweepErr error
+	wg.Go(func() { sweepErr = b.sweep(side) })
+	if cfg.CgroupRoot != "" {
+		d := newDestroyer(cfg.CgroupRoot, b.maps[loader.BPFMapSockRevs], b.log)
+		b.rec.gone = d.backendGone
+		wg.Go(func() { d.run(side) })
+	}
 	err = b.run(ctx)
 	cancel()
-	return errors.Join(err, <-swept, b.close())
+	wg.Wait()
+	return errors.Join(err, sweepErr, b.close())
 }
 
 // balancer is Run's state.
@@ -45,8 +52,7 @@ type balancer struct {
 	maps    map[string]*ebpf.Map
 	k       *kernel
 	rec     *reconciler
-	addrs   <-chan map[netip.Addr]bool
-	links   <-chan struct{}
+	network <-chan network
 	uplinks *uplinkPrograms
 	health  *healthServers
 	names   *namesWriter
@@ -73,17 +79,11 @@ func newBalancer(ctx context.Context, cfg Config) (*balancer, error) {
 	if err := b.rec.adopt(); err != nil {
 		return nil, errors.Join(err, b.close())
 	}
-	addrs, stop, err := watchAddrs(ctx)
+	network, stop, err := watchNetwork(b.log)
 	if err != nil {
 		return nil, errors.Join(err, b.close())
 	}
-	b.addrs = addrs
-	b.stop = append(b.stop, stop)
-	links, stop, err := watchLinks(append(slices.Clone(cfg.Uplinks), cfg.Overlay))
-	if err != nil {
-		return nil, errors.Join(err, b.close())
-	}
-	b.links = links
+	b.network = network
 	b.stop = append(b.stop, stop)
 	if err := b.attach(); err != nil {
 		return nil, errors.Join(err, b.close())
@@ -213,8 +213,8 @@ func (b *balancer) run(ctx context.Context) error {
 		}
 		if first {
 			select {
-			case a := <-b.addrs:
-				b.setAddrs(a)
+			case n := <-b.network:
+				b.setAddrs(n.addrs)
 			case <-ctx.Done():
 				return nil
 			}
@@ -252,12 +252,11 @@ func (b *balancer) run(ctx context.Context) error {
 		case <-nodeWatch:
 		case <-retry:
 			retry = nil
-		case <-b.links:
+		case n := <-b.network:
 			if err := b.attachUplinks(); err != nil {
 				b.log.Error(err, "attach to a new device")
 			}
-		case a := <-b.addrs:
-			b.setAddrs(a)
+			b.setAddrs(n.addrs)
 			if err := b.rec.flush(); err != nil {
 				b.log.Error(err, "write node addresses")
 			}

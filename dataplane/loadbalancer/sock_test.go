@@ -194,6 +194,57 @@ func TestSocketUDP(t *testing.T) {
 	})
 }
 
+// TestSocketUDPStale: a connected socket whose backend left fails at its next use, so that its owner opens a new one; sockets that went to the
+// same address by themselves are let be.
+func TestSocketUDPStale(t *testing.T) {
+	n := newNode(t)
+	n.put(svc("dns", 53, tables.UDP, "10.96.0.10", "fd00:96::10"), slice("dns", tables.UDP, "127.0.0.2:5353"), slice("dns", tables.UDP, "[::1]:5353"))
+	n.start()
+	defer n.halt()
+	inNS(t, n.ns, "", func() error {
+		for addr, name := range map[string]string{"127.0.0.2:5353": "two", "127.0.0.3:5353": "three", "[::1]:5353": "six", "[::1]:5354": "seven"} {
+			if err := serveUDP(t, addr, name); err != nil {
+				return err
+			}
+		}
+		var stale []net.Conn
+		for _, a := range []string{"10.96.0.10:53", "[fd00:96::10]:53", "127.0.0.2:5353"} {
+			c, err := net.Dial("udp", a)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			if _, err := exchange(c); err != nil {
+				return err
+			}
+			stale = append(stale, c)
+		}
+		n.put(slice("dns", tables.UDP, "127.0.0.3:5353"), slice("dns", tables.UDP, "[::1]:5354"))
+		for _, c := range stale[:2] {
+			eventually(t, func() error {
+				if answer, err := exchange(c); err == nil {
+					return fmt.Errorf("the socket still talks to %s, which left", answer)
+				}
+				return nil
+			})
+		}
+		if answer, err := exchange(stale[2]); err != nil || answer != "two" {
+			return fmt.Errorf("a socket that chose the address itself: %q %v", answer, err)
+		}
+		for a, want := range map[string]string{"10.96.0.10:53": "three", "[fd00:96::10]:53": "seven"} {
+			c, err := net.Dial("udp", a)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			if answer, err := exchange(c); err != nil || answer != want {
+				return fmt.Errorf("a new socket: %q %v, want %q", answer, err, want)
+			}
+		}
+		return nil
+	})
+}
+
 func exchange(c net.Conn) (string, error) {
 	_ = c.SetDeadline(time.Now().Add(2 * time.Second))
 	if _, err := c.Write([]byte("?")); err != nil {

@@ -48,7 +48,8 @@ func (b *balancer) attachUplinks() error {
 		dev, err := netlink.LinkByName(name)
 		if err != nil {
 			if errors.As(err, &netlink.LinkNotFoundError{}) {
-				b.log.Info("uplink does not exist yet", "device", name)
+				b.log.V(2).Info("uplink does not exist yet", "device", name)
+				delete(u.on, name)
 				continue
 			}
 			errs = append(errs, fmt.Errorf("uplink %s: %w", name, err))
@@ -62,6 +63,14 @@ func (b *balancer) attachUplinks() error {
 			continue
 		}
 		u.on[name] = dev.Attrs().Index
+	}
+	// By the overlay come the answers of remote backends to what was source-translated here, and what pods of other nodes send to this node's ports.
+	if overlay != 0 && u.on[b.cfg.Overlay] != overlay {
+		if err := b.cfg.Loader.AttachTCXFirst(u.tcx.Programs[loader.UplinkProgUplinkIn], overlay, ebpf.AttachTCXIngress, "uplink_in-"+b.cfg.Overlay); err != nil {
+			errs = append(errs, err)
+		} else {
+			u.on[b.cfg.Overlay] = overlay
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -49,7 +49,8 @@ type NetEndpoint struct {
 type NetIpcacheEntry struct {
 	_        structs.HostLayout
 	Identity uint32
-	Flags    uint32
+	Flags    uint16
+	Mtu      uint16
 	Node     NetAddr
 }
 

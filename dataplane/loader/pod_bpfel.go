@@ -26,6 +26,7 @@ const (
 	PodMapEndpoints           = "endpoints"
 	PodMapFrags               = "frags"
 	PodMapIcmpBudgets         = "icmp_budgets"
+	PodMapIpcache             = "ipcache"
 	PodMapLbCounters          = "lb_counters"
 	PodMapLbScratches         = "lb_scratches"
 	PodMapLocalFilter         = "local_filter"
@@ -121,6 +122,7 @@ type PodMapSpecs struct {
 	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
 	Frags        *ebpf.MapSpec `ebpf:"frags"`
 	IcmpBudgets  *ebpf.MapSpec `ebpf:"icmp_budgets"`
+	Ipcache      *ebpf.MapSpec `ebpf:"ipcache"`
 	LbCounters   *ebpf.MapSpec `ebpf:"lb_counters"`
 	LbScratches  *ebpf.MapSpec `ebpf:"lb_scratches"`
 	LocalFilter  *ebpf.MapSpec `ebpf:"local_filter"`
@@ -190,6 +192,7 @@ type PodMaps struct {
 	Endpoints    *ebpf.Map `ebpf:"endpoints"`
 	Frags        *ebpf.Map `ebpf:"frags"`
 	IcmpBudgets  *ebpf.Map `ebpf:"icmp_budgets"`
+	Ipcache      *ebpf.Map `ebpf:"ipcache"`
 	LbCounters   *ebpf.Map `ebpf:"lb_counters"`
 	LbScratches  *ebpf.Map `ebpf:"lb_scratches"`
 	LocalFilter  *ebpf.Map `ebpf:"local_filter"`
@@ -214,6 +217,7 @@ func (m *PodMaps) Close() error {
 		m.Endpoints,
 		m.Frags,
 		m.IcmpBudgets,
+		m.Ipcache,
 		m.LbCounters,
 		m.LbScratches,
 		m.LocalFilter,
