@@ -8,6 +8,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/fairlead/fairlead/controlplane/cloud"
+	"github.com/fairlead/fairlead/controlplane/controllers/admissionpolicystatus"
+	"github.com/fairlead/fairlead/controlplane/controllers/attachdetach"
 	"github.com/fairlead/fairlead/controlplane/controllers/bootstrapsigner"
 	"github.com/fairlead/fairlead/controlplane/controllers/clusterdns"
 	"github.com/fairlead/fairlead/controlplane/controllers/clusterroleaggregation"
@@ -19,7 +21,10 @@ import (
 	"github.com/fairlead/fairlead/controlplane/controllers/daemonset"
 	"github.com/fairlead/fairlead/controlplane/controllers/deployment"
 	"github.com/fairlead/fairlead/controlplane/controllers/disruption"
+	"github.com/fairlead/fairlead/controlplane/controllers/endpoints"
 	"github.com/fairlead/fairlead/controlplane/controllers/endpointslice"
+	"github.com/fairlead/fairlead/controlplane/controllers/endpointslicemirroring"
+	"github.com/fairlead/fairlead/controlplane/controllers/ephemeralvolume"
 	"github.com/fairlead/fairlead/controlplane/controllers/garbagecollector"
 	"github.com/fairlead/fairlead/controlplane/controllers/job"
 	"github.com/fairlead/fairlead/controlplane/controllers/namespace"
@@ -28,13 +33,16 @@ import (
 	"github.com/fairlead/fairlead/controlplane/controllers/podgc"
 	"github.com/fairlead/fairlead/controlplane/controllers/replicaset"
 	"github.com/fairlead/fairlead/controlplane/controllers/replicationcontroller"
+	"github.com/fairlead/fairlead/controlplane/controllers/resourceclaim"
 	"github.com/fairlead/fairlead/controlplane/controllers/resourcequota"
 	"github.com/fairlead/fairlead/controlplane/controllers/rootca"
 	"github.com/fairlead/fairlead/controlplane/controllers/serviceaccount"
+	"github.com/fairlead/fairlead/controlplane/controllers/servicecidr"
 	"github.com/fairlead/fairlead/controlplane/controllers/statefulset"
 	"github.com/fairlead/fairlead/controlplane/controllers/tainteviction"
 	"github.com/fairlead/fairlead/controlplane/controllers/tokencleaner"
 	"github.com/fairlead/fairlead/controlplane/controllers/ttlafterfinished"
+	"github.com/fairlead/fairlead/controlplane/controllers/volumebinder"
 	"github.com/fairlead/fairlead/controlplane/controllers/volumeprotection"
 )
 
@@ -76,6 +84,14 @@ var Registry = []Registration{
 	{"volumeprotection", volumeprotection.New, []string{"v1/persistentvolumes", "v1/persistentvolumeclaims"}},
 	{"tokencleaner", tokencleaner.New, []string{"v1/secrets"}},
 	{"bootstrapsigner", bootstrapsigner.New, []string{"v1/secrets"}},
+	{"endpoints", endpoints.New, []string{"v1/services", "v1/endpoints"}},
+	{"endpointslicemirroring", endpointslicemirroring.New, []string{"v1/endpoints", "discovery.k8s.io/v1/endpointslices"}},
+	{"volumebinder", volumebinder.New, []string{"v1/persistentvolumes", "v1/persistentvolumeclaims", "storage.k8s.io/v1/storageclasses"}},
+	{"ephemeralvolume", ephemeralvolume.New, []string{"v1/persistentvolumeclaims"}},
+	{"attachdetach", attachdetach.New, []string{"storage.k8s.io/v1/volumeattachments", "storage.k8s.io/v1/csidrivers"}},
+	{"resourceclaim", resourceclaim.New, []string{"resource.k8s.io/v1/resourceclaims", "resource.k8s.io/v1/resourceclaimtemplates"}},
+	{"servicecidr", servicecidr.New, []string{"networking.k8s.io/v1/servicecidrs", "networking.k8s.io/v1/ipaddresses"}},
+	{"admissionpolicystatus", admissionpolicystatus.New, []string{"admissionregistration.k8s.io/v1/validatingadmissionpolicies"}},
 }
 
 // Names lists the registered controllers.
