@@ -32,6 +32,8 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	_ "k8s.io/component-base/metrics/prometheus/restclient" // rest_client_*
+	_ "k8s.io/component-base/metrics/prometheus/version"    // kubernetes_build_info
 	"k8s.io/klog/v2"
 	"k8s.io/kube-aggregator/pkg/apiserver"
 	aggregatorscheme "k8s.io/kube-aggregator/pkg/apiserver/scheme"
@@ -91,6 +93,9 @@ func (a *assembly) configure(ctx context.Context) error {
 	a.generic = c
 	c.EffectiveVersion = effectiveVersion{utilcompatibility.DefaultBuildEffectiveVersion()}
 	c.AggregatedDiscoveryGroupManager = aggregated.NewResourceManager("apis")
+	c.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
+		return refuseDots(genericapiserver.DefaultBuildHandlerChain(api, c), c.Serializer)
+	}
 	c.LongRunningFunc = filters.BasicLongRunningRequestCheck(sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
 	c.ShutdownDelayDuration = a.cfg.ShutdownDelay
 	c.ShutdownSendRetryAfter = true

@@ -27,7 +27,7 @@ func (m *Main) Part(p Part) *Status {
 	st := *m.Store
 	st.UpdateStrategy = partStrategy{base, p}
 	st.ResetFieldsStrategy = partStrategy{base, p}
-	return &Status{store: &st}
+	return &Status{store: &st, kind: m.kind}
 }
 
 type partStrategy struct {

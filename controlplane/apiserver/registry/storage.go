@@ -6,11 +6,13 @@ import (
 	"context"
 	"fmt"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -34,12 +36,36 @@ var (
 	_ rest.CategoriesProvider = &Main{}
 )
 
+// Update is the store's, but says 422 to a resource version that is none, where the store would fail.
+func (m *Main) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc, update rest.ValidateObjectUpdateFunc,
+	force bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	return m.Store.Update(ctx, name, checked(info, m.kind), create, update, force, options)
+}
+
+// checked refuses objects whose resource version cannot be one of this server's.
+func checked(info rest.UpdatedObjectInfo, kind resource.Resource) rest.UpdatedObjectInfo {
+	return rest.WrapUpdatedObjectInfo(info, func(_ context.Context, obj, _ runtime.Object) (runtime.Object, error) {
+		o, ok := obj.(resource.Object)
+		if !ok {
+			return obj, nil
+		}
+		if _, err := (storage.APIObjectVersioner{}).ParseResourceVersion(o.GetResourceVersion()); err != nil {
+			return nil, apierrors.NewInvalid(schema.GroupKind{Group: kind.GVR.Group, Kind: kind.Kind}, o.GetName(), field.ErrorList{
+				field.Invalid(field.NewPath("metadata", "resourceVersion"), o.GetResourceVersion(), "must be the resource version of an earlier read")})
+		}
+		return obj, nil
+	})
+}
+
 // ShortNames and Categories appear in discovery.
 func (m *Main) ShortNames() []string { return m.kind.ShortNames }
 func (m *Main) Categories() []string { return m.kind.Categories }
 
 // Status is the storage of the status subresource: get, update and patch. It shares the main resource's store.
-type Status struct{ store *genericregistry.Store }
+type Status struct {
+	store *genericregistry.Store
+	kind  resource.Resource
+}
 
 var _ rest.Patcher = &Status{}
 
@@ -52,7 +78,7 @@ func (s *Status) Get(ctx context.Context, name string, options *metav1.GetOption
 
 func (s *Status) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc, update rest.ValidateObjectUpdateFunc,
 	_ bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
-	return s.store.Update(ctx, name, info, create, update, false, options)
+	return s.store.Update(ctx, name, checked(info, s.kind), create, update, false, options)
 }
 
 func (s *Status) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
@@ -107,7 +133,7 @@ func Build(kind resource.Resource, versions []string, typer runtime.ObjectTyper,
 		st := *store
 		st.UpdateStrategy = statusStrategy{s}
 		st.ResetFieldsStrategy = statusStrategy{s}
-		built.Status = &Status{store: &st}
+		built.Status = &Status{store: &st, kind: kind}
 	}
 	if kind.Scale != nil {
 		built.Scale = &Scale{store: store, kind: kind, versions: versions}
