@@ -34,6 +34,7 @@ const (
 	maxImages     = 50
 	maxImageNames = 5
 	retryPeriod   = time.Second
+	hurryPeriod   = 250 * time.Millisecond // after a start, until the node is Ready
 )
 
 // Condition is one condition of the node, as its owner sees it now.
@@ -149,11 +150,15 @@ func (k *Keeper) Run(ctx context.Context) {
 		case <-timer.C:
 		}
 		next := statusPeriod
-		if err := k.report(ctx); errors.Is(err, errSettling) {
+		err := k.report(ctx)
+		switch node := k.Node(); {
+		case time.Since(k.started) < settle && (err != nil || node == nil || !ready(&node.Status)):
+			next = hurryPeriod
+		case err != nil:
 			next = retryPeriod
-		} else if err != nil && ctx.Err() == nil {
+		}
+		if err != nil && ctx.Err() == nil && !errors.Is(err, errSettling) {
 			log.Info("Status of the node was not written, trying again", "err", err)
-			next = retryPeriod
 		}
 		timer.Reset(next)
 	}
