@@ -420,7 +420,11 @@ func frame(buf []byte, p tuple, flags uint8) []byte {
 	}
 	b = append(b, "sixteen payload."...)
 	if off := map[uint8]int{6: 16, 17: 6}[p.proto]; off != 0 {
-		binary.BigEndian.PutUint16(b[at+off:], ^sum16(b[at:], pseudo+uint32(p.proto)+uint32(l4+payload)))
+		sum := ^sum16(b[at:], pseudo+uint32(p.proto)+uint32(l4+payload))
+		if sum == 0 {
+			sum = 0xffff // zero would mean no checksum in UDP
+		}
+		binary.BigEndian.PutUint16(b[at+off:], sum)
 	}
 	return b
 }

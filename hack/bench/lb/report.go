@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// row is one line of the report; the fields are the same in every benchmark.
+type row struct {
+	Case    string   `json:"case"`
+	Metric  string   `json:"metric"`
+	Unit    string   `json:"unit"`
+	Ours    float64  `json:"ours"`
+	RefName string   `json:"ref_name,omitempty"`
+	Ref     *float64 `json:"ref"`
+	Ratio   *float64 `json:"ratio"`
+	Spread  float64  `json:"spread"` // (max-min)/median of ours over the rounds
+	Target  *float64 `json:"target"`
+	Holds   *bool    `json:"holds"`
+}
+
+type key struct {
+	variant, metric string
+	size            int
+}
+
+type report struct {
+	rounds int
+	each   time.Duration
+	sizes  []int
+	values map[key][]float64
+}
+
+func newReport(rounds int, each time.Duration) *report {
+	return &report{rounds: rounds, each: each, values: map[key][]float64{}}
+}
+
+func (r *report) add(variant, metric string, size int, v float64) {
+	if !slices.Contains(r.sizes, size) {
+		r.sizes = append(r.sizes, size)
+	}
+	k := key{variant, metric, size}
+	r.values[k] = append(r.values[k], v)
+}
+
+func median(v []float64) float64 {
+	s := slices.Sorted(slices.Values(v))
+	if len(s)%2 == 1 {
+		return s[len(s)/2]
+	}
+	return (s[len(s)/2-1] + s[len(s)/2]) / 2
+}
+
+// targets are ratios to direct.
+var targets = map[string]float64{"fairlead socket": 0.99, "fairlead tcx": 1.10, "fairlead XDP": 1.10}
+
+func (r *report) rows() []row {
+	var out []row
+	for _, size := range r.sizes {
+		for _, metric := range []string{"rr", "crr"} {
+			for _, v := range variants[1:] {
+				ours, ref := r.values[key{v.name, metric, size}], r.values[key{"direct", metric, size}]
+				// The ratio of each round's pair, measured within seconds of each other; then the median: what else the machine does falls on both.
+				ratios := make([]float64, len(ours))
+				for i := range ratios {
+					ratios[i] = ours[i] / ref[i]
+				}
+				o, f, q := median(ours), median(ref), median(ratios)
+				line := row{
+					Case: fmt.Sprintf("%s, %d services", v.name, size), Metric: metric, Unit: "1/s", Ours: o, RefName: "direct", Ref: &f, Ratio: &q,
+					Spread: (slices.Max(ours) - slices.Min(ours)) / o,
+				}
+				if t, ok := targets[v.name]; ok {
+					holds := q >= t
+					line.Target, line.Holds = &t, &holds
+				}
+				out = append(out, line)
+			}
+		}
+	}
+	return out
+}
+
+func (r *report) write(w io.Writer, dir string) error {
+	var u unix.Utsname
+	_ = unix.Uname(&u)
+	host := fmt.Sprintf("Linux %s, %d CPUs, %s", unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), runtime.GOARCH)
+	rows := r.rows()
+	fmt.Fprintf(w, "%s; %d rounds of %s; ratio to direct: median over the rounds\n", host, r.rounds, r.each)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "CASE\tMETRIC\tRATE\tDIRECT\tRATIO\tSPREAD\tTARGET\tHOLDS")
+	for _, x := range rows {
+		target, holds := "-", "-"
+		if x.Target != nil {
+			target, holds = fmt.Sprintf(">= %.2f", *x.Target), map[bool]string{true: "yes", false: "no"}[*x.Holds]
+		}
+		fmt.Fprintf(t, "%s\t%s\t%.0f\t%.0f\t%.2f\t%.0f%%\t%s\t%s\n", x.Case, x.Metric, x.Ours, *x.Ref, *x.Ratio, 100*x.Spread, target, holds)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	body, err := json.MarshalIndent(map[string]any{"bench": "lb", "host": host, "rows": rows}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "lb.json"), append(body, '\n'), 0o644)
+}
