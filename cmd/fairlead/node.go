@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -153,7 +154,12 @@ func newAgentCommand() *cobra.Command {
 
 The CA certificate is /var/lib/fairlead/server/pki/ca.crt on the server; "fairlead token create" makes a token there.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if os.Getenv("GOGC") == "" {
+				debug.SetGCPercent(50) // a node's memory is for its pods
+			}
+			return o.run(cmd.Context())
+		},
 	}
 	f := cmd.Flags()
 	o.node.register(f)

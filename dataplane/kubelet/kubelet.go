@@ -74,6 +74,7 @@ type kubelet struct {
 	volumes *volumes.Host
 	health  *health
 	stats   *stats.Collector
+	static  *static
 }
 
 // Run runs the kubelet until ctx ends. Containers live on.
@@ -162,6 +163,9 @@ func Run(ctx context.Context, cfg Config) error {
 	k.stats = &stats.Collector{Runtime: k.runtime, Images: k.images, NodeName: cfg.NodeName, DataDir: cfg.DataDir, LogsDir: cfg.PodLogsDir, Views: k.workers.Views}
 	k.pleg = &pleg.Watcher{Runtime: k.runtime, Changed: wake, Listed: func(pods map[types.UID]*observed.Pod) { k.sweep(ctx, pods) }}
 
+	k.static = newStatic(cfg, k.client, k.keeper, k.workers)
+	writer.Mirror = k.static.apiPod
+	running.Go(func() { k.static.run(ctx) })
 	running.Go(func() { writer.Run(ctx) })
 	running.Go(func() { k.keeper.Run(ctx) })
 	running.Go(func() { k.sources.run(ctx) })
@@ -213,15 +217,20 @@ func (k *kubelet) watchPods(ctx context.Context) {
 }
 
 func (k *kubelet) podChanged(pod *v1.Pod) {
-	if _, mirror := pod.Annotations[v1.MirrorPodAnnotationKey]; mirror {
-		return // the file it mirrors is what runs
+	if hash, mirror := pod.Annotations[v1.MirrorPodAnnotationKey]; mirror { // the file it mirrors is what runs
+		k.static.observe(pod, false)
+		k.workers.Wake(types.UID(hash))
+		return
 	}
 	k.workers.Update(pod)
 }
 
 func (k *kubelet) podGone(pod *v1.Pod) {
-	grace := podGrace(pod)
-	k.workers.Remove(pod.UID, grace)
+	if _, mirror := pod.Annotations[v1.MirrorPodAnnotationKey]; mirror {
+		k.static.observe(pod, true)
+		return
+	}
+	k.workers.Remove(pod.UID, podGrace(pod))
 }
 
 // podGrace is how long a pod that vanished from the API has: what it was given when it was deleted.
@@ -234,7 +243,7 @@ func podGrace(pod *v1.Pod) time.Duration {
 
 // sweep ends what the runtime or the disk has of pods that no source knows.
 func (k *kubelet) sweep(ctx context.Context, pods map[types.UID]*observed.Pod) {
-	if k.sources.podsSynced == nil || !k.sources.podsSynced() {
+	if k.sources.podsSynced == nil || !k.sources.podsSynced() || !k.static.ready() {
 		return
 	}
 	for uid, pod := range pods {

@@ -362,7 +362,7 @@ func podName(pod *v1.Pod) string { return pod.Name + "_" + pod.Namespace }
 // report sends the status.
 func (w *worker) report(pod *v1.Pod, seen *observed.Pod, now time.Time, ended bool) {
 	out := status.Generate(status.Input{
-		Pod: pod, Observed: seen, Now: now, StartTime: w.startTime, HostIPs: w.Facts().HostIPs, Ending: w.ending, Ended: ended,
+		Pod: pod, Observed: seen, Before: &w.last, Now: now, StartTime: w.startTime, HostIPs: w.Facts().HostIPs, Ending: w.ending, Ended: ended,
 		Waiting: w.waiting, RuntimeName: w.RuntimeName, Message: status.ReadMessage,
 		Started: func(_ *v1.Container, id string) bool { return w.startedID(id) },
 		Ready:   w.Probes.Ready,

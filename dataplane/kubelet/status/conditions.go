@@ -106,6 +106,11 @@ func (in Input) containersReady(out *v1.PodStatus) v1.PodCondition {
 func (in Input) set(out *v1.PodStatus, c v1.PodCondition) {
 	now := metav1.NewTime(in.Now)
 	c.LastTransitionTime, c.ObservedGeneration = now, in.Pod.Generation
+	if in.Before != nil {
+		if last := find(in.Before.Conditions, c.Type); last != nil && last.Status == c.Status && !last.LastTransitionTime.IsZero() {
+			c.LastTransitionTime = last.LastTransitionTime
+		}
+	}
 	if old := find(out.Conditions, c.Type); old != nil {
 		if old.Status == c.Status && !old.LastTransitionTime.IsZero() {
 			c.LastTransitionTime = old.LastTransitionTime

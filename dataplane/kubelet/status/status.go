@@ -26,6 +26,7 @@ import (
 type Input struct {
 	Pod       *v1.Pod // with the status the API has
 	Observed  *observed.Pod
+	Before    *v1.PodStatus // the last one generated, which the API may not show yet; nil at first
 	Now       time.Time
 	StartTime time.Time
 	HostIPs   []string

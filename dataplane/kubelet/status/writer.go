@@ -26,6 +26,8 @@ const writers = 8
 // Writer sends statuses. Only the newest status of a pod is sent; a failed write is tried again with growing delay.
 type Writer struct {
 	client kubernetes.Interface
+	// Mirror returns the API's pod that shows a pod which is not from the API: the pod itself for all others, nil while there is none.
+	Mirror func(*v1.Pod) *v1.Pod
 	queue  workqueue.TypedRateLimitingInterface[types.UID]
 
 	mu   sync.Mutex
@@ -55,6 +57,12 @@ func (w *Writer) Set(pod *v1.Pod, status v1.PodStatus, remove bool) {
 		e = &entry{}
 		w.want[pod.UID] = e
 	}
+	uid := pod.UID
+	if w.Mirror != nil {
+		if pod = w.Mirror(pod); pod == nil {
+			return // its first sight brings the next status
+		}
+	}
 	current := &pod.Status
 	if e.sent != nil && version(pod) >= e.sentAt {
 		e.sent = nil
@@ -65,7 +73,7 @@ func (w *Writer) Set(pod *v1.Pod, status v1.PodStatus, remove bool) {
 	same := equality.Semantic.DeepEqual(current, &status)
 	e.pod, e.status, e.remove = pod, status, e.remove || remove
 	if !same || remove {
-		w.queue.Add(pod.UID)
+		w.queue.Add(uid)
 	}
 }
 
@@ -141,7 +149,7 @@ func (w *Writer) write(ctx context.Context, uid types.UID) error {
 		return nil
 	}
 	now := int64(0)
-	err := w.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &now, Preconditions: metav1.NewUIDPreconditions(string(uid))})
+	err := w.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &now, Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("delete pod %s/%s that has ended: %w", pod.Namespace, pod.Name, err)
 	}
