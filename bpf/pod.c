@@ -7,6 +7,7 @@
  */
 #include "lib/endpoint.h"
 #include "lib/forward.h"
+#include "lib/ipcache.h"
 #include "lib/lb.h"
 
 #define LINK_LOCAL_4 bpf_htonl(0xa9fe0000) /* 169.254.0.0/16 */
@@ -20,6 +21,36 @@ inline_fn int from_nobody(const struct flow *f)
 	if (!addr_is_zero(&f->saddr) && (f->saddr.w[0] & bpf_htonl(0xffc00000)) != bpf_htonl(0xfe800000))
 		return 0;
 	return (f->daddr.w[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000) || (f->daddr.w[0] & bpf_htonl(0xff0f0000)) == bpf_htonl(0xff020000);
+}
+
+/* may_fragment says whether the sender lets routers cut the packet: then the tunnel's own packet is cut, and put together at its other end. */
+inline_fn int may_fragment(struct __sk_buff *skb, const struct flow *f)
+{
+	__be16 frag_off;
+
+	if (f->family != AF_INET || bpf_skb_load_bytes(skb, f->l3_off + offsetof(struct iphdr, frag_off), &frag_off, 2))
+		return 0;
+	return !(frag_off & bpf_htons(PARSE_IP_DF));
+}
+
+/* enter_tunnel sends the packet into the overlay. For pods of other nodes the routing table says the same; the nodes themselves have no route there, since the tunnel's own
+ * packets go to them, so the kernel could not tell the sender that a packet is too big. */
+inline_fn int enter_tunnel(struct __sk_buff *skb, struct flow *f, const struct ipcache_entry *to)
+{
+	if (unlikely(f->ttl <= 1))
+		return TCX_NEXT;
+	if (unlikely(to->mtu && skb_segment_len(skb, f) > to->mtu && !may_fragment(skb, f))) {
+		if (!icmp_send(skb, f, icmp_too_big, to->mtu))
+			return bpf_redirect(skb->ifindex, 0);
+		drop_count(drop_too_big, skb->len);
+		return TCX_DROP;
+	}
+	if (skb_dec_ttl(skb, f)) {
+		drop_count(drop_write, skb->len);
+		return TCX_DROP;
+	}
+	drop_count(drop_none, skb->len);
+	return bpf_redirect(cfg_vxlan_ifindex, 0); /* its egress program sets the tunnel's end */
 }
 
 SEC("tcx/ingress")
@@ -66,6 +97,12 @@ int from_pod(struct __sk_buff *skb)
 	dst = endpoint_lookup(&f.daddr);
 	if (dst)
 		return endpoint_deliver(skb, &f, dst);
+	if (cfg_vxlan_ifindex) {
+		struct ipcache_entry *to = ipcache_lookup(&f.daddr);
+
+		if (to && to->flags & IPCACHE_TUNNEL)
+			return enter_tunnel(skb, &f, to);
+	}
 	return forward(skb, &f);
 }
 

@@ -15,7 +15,8 @@ _Static_assert(sizeof(struct ipcache_key) == 20, "ipcache_key is 20 bytes");
 
 struct ipcache_entry {
 	__u32 identity; /* for policy; 0: not known */
-	__u32 flags; /* IPCACHE_* */
+	__u16 flags; /* IPCACHE_* */
+	__u16 mtu; /* of the way through the tunnel, host order; 0: not known */
 	struct addr node; /* the node behind the prefix: the tunnel's other end */
 };
 _Static_assert(sizeof(struct ipcache_entry) == 24, "ipcache_entry is 24 bytes");

@@ -39,18 +39,19 @@ __noinline int parse_skb(struct __sk_buff *skb, struct flow *f)
 }
 
 /* skb_segment_len returns the L3 length of the largest packet that skb becomes on a wire: that of one segment for a GSO packet. */
-inline_fn __u32 skb_segment_len(const struct __sk_buff *skb, const struct flow *f)
+inline_fn __u32 skb_segment_len(struct __sk_buff *skb, const struct flow *f)
 {
-	__u32 len = skb->len - f->l3_off;
+	__u32 l4 = 8;
+	__u8 doff;
 
-	if (skb->gso_size) {
-		__u32 l4 = f->proto == IPPROTO_TCP ? 60 : 8; /* at most: a TCP header with all options */
-
-		len = f->l4_off - f->l3_off + l4 + skb->gso_size;
-		if (len > skb->len - f->l3_off)
-			len = skb->len - f->l3_off;
+	if (!skb->gso_size)
+		return skb->len - f->l3_off;
+	if (f->proto == IPPROTO_TCP) { /* exactly: a byte too many would send every full segment the slow way */
+		if (bpf_skb_load_bytes(skb, f->l4_off + 12, &doff, 1))
+			return skb->len - f->l3_off;
+		l4 = (doff >> 4) * 4;
 	}
-	return len;
+	return f->l4_off - f->l3_off + l4 + skb->gso_size;
 }
 
 /* skb_dec_ttl takes one hop from the packet. The caller has made sure that ttl is above 1. Returns 0 or a negative error. */

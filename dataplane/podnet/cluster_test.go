@@ -25,9 +25,11 @@ import (
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/containernetworking/cni/libcni"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
+	"github.com/fairlead/fairlead/dataplane/loadbalancer"
 	"github.com/fairlead/fairlead/dataplane/loader"
 	"github.com/fairlead/fairlead/dataplane/podnet/nettest"
 	"github.com/fairlead/fairlead/dataplane/route"
@@ -47,6 +49,9 @@ type agentConfig struct {
 	// Sandboxes names a file with the container IDs that the runtime knows, one per line; empty: no runtime.
 	Sandboxes string
 	MTU       int
+	// Services and Slices, if there are any, make the agent run the load balancer too, without socket hooks: every packet is translated.
+	Services []*tables.Service
+	Slices   []*tables.EndpointSlice
 }
 
 var pluginDir string
@@ -94,7 +99,17 @@ func runAgent(config string) error {
 	if err != nil {
 		return err
 	}
-	txn := t.DB.WriteTxn(t.Nodes)
+	txn := t.DB.WriteTxn(t.Nodes, t.Services, t.EndpointSlices)
+	for _, s := range c.Services {
+		if _, _, err := t.Services.Insert(txn, s); err != nil {
+			return err
+		}
+	}
+	for _, s := range c.Slices {
+		if _, _, err := t.EndpointSlices.Insert(txn, s); err != nil {
+			return err
+		}
+	}
 	for _, n := range c.Nodes {
 		if _, _, err := t.Nodes.Insert(txn, n); err != nil {
 			return err
@@ -126,7 +141,19 @@ func runAgent(config string) error {
 			time.Sleep(10 * time.Millisecond)
 		}
 	}()
-	return Run(ctx, cfg)
+	if len(c.Services) == 0 {
+		return Run(ctx, cfg)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return Run(ctx, cfg) })
+	g.Go(func() error {
+		lb := loadbalancer.Config{Tables: t, Loader: ld, NodeName: c.Node, Uplinks: []string{"up0"}, NodeIPs: ips, PodCIDRs: cfg.PodCIDRs, StateDir: cfg.DataDir}
+		if c.Mode != route.Native {
+			lb.Overlay = route.DeviceName
+		}
+		return loadbalancer.Run(ctx, lb)
+	})
+	return g.Wait()
 }
 
 // node is one node of a test cluster.
@@ -330,9 +357,13 @@ func serve(t testing.TB, ns *nettest.NS, addr netip.Addr) {
 
 // ask connects from ns and returns the address that the server saw.
 func ask(ns *nettest.NS, network string, to netip.Addr, payload int) (string, error) {
+	return askPort(ns, network, netip.AddrPortFrom(to, 7), payload)
+}
+
+func askPort(ns *nettest.NS, network string, to netip.AddrPort, payload int) (string, error) {
 	var c net.Conn
 	var err error
-	ns.Do(func() { c, err = net.DialTimeout(network, netip.AddrPortFrom(to, 7).String(), 2*time.Second) })
+	ns.Do(func() { c, err = net.DialTimeout(network, to.String(), 2*time.Second) })
 	if err != nil {
 		return "", err
 	}

@@ -113,6 +113,7 @@ func TestConnectivity(t *testing.T) {
 							if got, err = ask(from, network, to, payload); err == nil {
 								break
 							}
+							t.Logf("%s %s %s: not yet: %v", family, network, what, err)
 							time.Sleep(100 * time.Millisecond)
 						}
 						if err != nil {

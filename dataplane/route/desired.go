@@ -31,6 +31,7 @@ type place struct {
 	node    netip.Addr
 	cluster bool // reached with the pod's own address
 	tunnel  bool
+	mtu     int // through the tunnel
 }
 
 // masquerade is an uplink's pair of addresses; an invalid one is none.
@@ -109,7 +110,7 @@ func (w *world) own(s *state, n *tables.Node) {
 
 // peer adds another node.
 func (w *world) peer(s *state, n *tables.Node) {
-	tunnelled := false
+	var tunnel place // how the node itself is reached if one of its ranges is behind the tunnel
 	for _, c := range n.PodCIDRs {
 		c = c.Masked()
 		if via, ok := w.native(n, c.Addr().Is4()); ok {
@@ -123,8 +124,8 @@ func (w *world) peer(s *state, n *tables.Node) {
 		if !end.IsValid() || w.vxlan == 0 {
 			continue // no way there: the kernel answers by its other routes
 		}
-		tunnelled = true
-		s.ipcache[c] = place{cluster: true, tunnel: true, node: end}
+		tunnel = place{cluster: true, tunnel: true, node: end, mtu: w.tunnelMTU(end)}
+		s.ipcache[c] = tunnel
 		h := hop{dev: w.vxlan, mtu: w.tunnelMTU(end)}
 		for _, own := range w.self.PodCIDRs {
 			if own.Addr().Is4() == c.Addr().Is4() {
@@ -134,7 +135,11 @@ func (w *world) peer(s *state, n *tables.Node) {
 		s.routes[c] = h
 	}
 	for _, a := range n.InternalIPs {
-		s.ipcache[netip.PrefixFrom(a, a.BitLen())] = place{cluster: !tunnelled, node: a}
+		at := place{cluster: true, node: a}
+		if tunnel.tunnel {
+			at = tunnel // the underlay does not know pods: what they say to the node goes where the answers will come from
+		}
+		s.ipcache[netip.PrefixFrom(a, a.BitLen())] = at
 	}
 }
 

@@ -11,8 +11,8 @@
 // (native); otherwise by the VXLAN device, where the eBPF program sets the tunnel's end from the ipcache. Mode can force either. The routing table is the one
 // source of truth: the pods' programs ask it (bpf_fib_lookup), the kernel's own path uses it, and `ip route` shows it.
 //
-// Destinations that are no node, no pod CIDR and no excluded prefix are outside: pods reach them under the uplink's address. In the overlay the underlay does not know pod addresses, so
-// nodes behind a tunnel are outside too, as far as their own addresses go.
+// Destinations that are no node, no pod CIDR and no excluded prefix are outside: pods reach them under the uplink's address. Nodes behind
+// a tunnel are reached through it, also by their own addresses: the underlay does not know pods.
 //
 // The package writes only what it owns: routes of its protocol number, its device, its maps, and the sysctls that forwarding needs. It does not import client-go.
 package route

@@ -38,7 +38,7 @@ func (r *Router) syncIPCache(want map[netip.Prefix]place, prune bool) error {
 	m := r.coll.Maps["ipcache"]
 	keys := map[loader.NetIpcacheKey]loader.NetIpcacheEntry{}
 	for p, pl := range want {
-		e := loader.NetIpcacheEntry{Node: mapAddr(pl.node)}
+		e := loader.NetIpcacheEntry{Node: mapAddr(pl.node), Mtu: uint16(pl.mtu)}
 		if pl.cluster {
 			e.Flags |= flagCluster
 		}
