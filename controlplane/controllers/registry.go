@@ -30,6 +30,7 @@ import (
 	"github.com/fairlead/fairlead/controlplane/controllers/namespace"
 	"github.com/fairlead/fairlead/controlplane/controllers/nodeipam"
 	"github.com/fairlead/fairlead/controlplane/controllers/nodelifecycle"
+	"github.com/fairlead/fairlead/controlplane/controllers/podautoscaler"
 	"github.com/fairlead/fairlead/controlplane/controllers/podgc"
 	"github.com/fairlead/fairlead/controlplane/controllers/replicaset"
 	"github.com/fairlead/fairlead/controlplane/controllers/replicationcontroller"
@@ -84,6 +85,7 @@ var Registry = []Registration{
 	{"volumeprotection", volumeprotection.New, []string{"v1/persistentvolumes", "v1/persistentvolumeclaims"}},
 	{"tokencleaner", tokencleaner.New, []string{"v1/secrets"}},
 	{"bootstrapsigner", bootstrapsigner.New, []string{"v1/secrets"}},
+	{"podautoscaler", podautoscaler.New, []string{"autoscaling/v2/horizontalpodautoscalers"}},
 	{"endpoints", endpoints.New, []string{"v1/services", "v1/endpoints"}},
 	{"endpointslicemirroring", endpointslicemirroring.New, []string{"v1/endpoints", "discovery.k8s.io/v1/endpointslices"}},
 	{"volumebinder", volumebinder.New, []string{"v1/persistentvolumes", "v1/persistentvolumeclaims", "storage.k8s.io/v1/storageclasses"}},
