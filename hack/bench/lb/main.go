@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -29,8 +30,13 @@ func main() {
 	rounds := flag.Int("rounds", 5, "rounds; each measures every case once")
 	each := flag.Duration("time", time.Second, "length of one measurement")
 	sizes := flag.String("sizes", "1,1000,10000", "numbers of services, by comma; nftables takes minutes for 50000")
+	only := flag.String("only", "", "variants to measure besides direct, by comma; default all")
 	out := flag.String("out", "out/bench", "folder of the JSON report")
 	flag.Parse()
+	if *only != "" {
+		keep := append(strings.Split(*only, ","), "direct")
+		variants = slices.DeleteFunc(variants, func(v variant) bool { return !slices.Contains(keep, v.name) })
+	}
 	exit(run(*rounds, *each, *sizes, *out))
 }
 

@@ -41,10 +41,13 @@ var (
 	backends = []netip.AddrPort{netip.MustParseAddrPort("198.51.100.2:9100")}
 )
 
-var variants = []struct {
+// variant is a way to reach the service, and how it is set up with n services.
+type variant struct {
 	name string
 	set  func(s *scope, p *path, n int) error
-}{
+}
+
+var variants = []variant{
 	{"direct", func(_ *scope, p *path, _ int) error { p.target = backends[0]; return nil }},
 	{"iptables", setIPTables},
 	{"nftables", setNFTables},
