@@ -38,6 +38,9 @@ func noPressure() []node.Condition {
 	}
 }
 
+// setPressure says who knows about pressure, before the node is kept.
+func (h *health) setPressure(f func() []node.Condition) { h.pressure = f }
+
 // version is the runtime's, asked once.
 func (h *health) version(ctx context.Context) (*runtimeapi.VersionResponse, error) {
 	h.mu.Lock()

@@ -166,6 +166,12 @@ func Run(ctx context.Context, cfg Config) error {
 	k.static = newStatic(cfg, k.client, k.keeper, k.workers)
 	writer.Mirror = k.static.apiPod
 	running.Go(func() { k.static.run(ctx) })
+	keeping, err := newHousekeeper(k)
+	if err != nil {
+		return err
+	}
+	k.health.setPressure(keeping.conditions)
+	running.Go(func() { keeping.run(ctx) })
 	running.Go(func() { writer.Run(ctx) })
 	running.Go(func() { k.keeper.Run(ctx) })
 	running.Go(func() { k.sources.run(ctx) })

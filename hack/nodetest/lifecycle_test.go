@@ -270,6 +270,17 @@ func TestLifecycle(t *testing.T) {
 				}
 			}
 		}},
+		{"over the size of its emptyDir", func(t *testing.T, n *Node) {
+			limit := quantity("1Mi")
+			pod := Pod("filler", "fill=/v/file:3", "forever")
+			pod.Spec.Volumes = []v1.Volume{{Name: "v", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{SizeLimit: &limit}}}}
+			pod.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "v", MountPath: "/v"}}
+			n.Create(pod)
+			pod = n.WaitPhase("filler", v1.PodFailed)
+			if pod.Status.Reason != "Evicted" || ConditionOf(pod, v1.DisruptionTarget) != v1.ConditionTrue || !strings.Contains(pod.Status.Message, "EmptyDir") {
+				t.Errorf("status %+v", pod.Status)
+			}
+		}},
 		{"out of memory", func(t *testing.T, n *Node) {
 			pod := Pod("oom", "memory=256")
 			pod.Spec.Containers[0].Resources.Limits = v1.ResourceList{v1.ResourceMemory: quantity("32Mi")}

@@ -8,6 +8,7 @@
 //	cat=FILE          the file's content on standard output
 //	ls=DIR            mode, owner and name of what is in DIR, one a line
 //	write=FILE:TEXT   replaces FILE
+//	fill=FILE:MIB     writes that many MiB into FILE
 //	sleep=DURATION    waits; SIGTERM ends the process at once with code 0
 //	forever           waits without end; SIGTERM ends the process with code 0
 //	stubborn          waits without end and ignores SIGTERM
@@ -56,6 +57,13 @@ func step(name, value string) error {
 	case "write":
 		file, text, _ := strings.Cut(value, ":")
 		return os.WriteFile(file, []byte(text), 0o644)
+	case "fill":
+		file, mib, _ := strings.Cut(value, ":")
+		n, err := strconv.Atoi(mib)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(file, make([]byte, n<<20), 0o644)
 	case "sleep":
 		d, err := time.ParseDuration(value)
 		if err != nil {
