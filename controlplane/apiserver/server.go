@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apiextensionsapiserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -31,6 +32,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/rest"
 	_ "k8s.io/component-base/metrics/prometheus/restclient" // rest_client_*
 	_ "k8s.io/component-base/metrics/prometheus/version"    // kubernetes_build_info
@@ -358,5 +360,20 @@ func newServiceResolver(f informers.SharedInformerFactory, loopback string) (api
 	if err != nil {
 		return nil, err
 	}
-	return apiserver.NewLoopbackServiceResolver(apiserver.NewEndpointServiceResolver(f.Core().V1().Services().Lister(), slices), self), nil
+	services := f.Core().V1().Services().Lister()
+	return apiserver.NewLoopbackServiceResolver(serviceResolver{services, apiserver.NewEndpointServiceResolver(services, slices),
+		apiserver.NewClusterIPServiceResolver(services)}, self), nil
+}
+
+// serviceResolver knows endpoints, and the other names that Services of type ExternalName are.
+type serviceResolver struct {
+	services           corelisters.ServiceLister
+	endpoints, cluster apiserver.ServiceResolver
+}
+
+func (r serviceResolver) ResolveEndpoint(namespace, name string, port int32) (*url.URL, error) {
+	if s, err := r.services.Services(namespace).Get(name); err == nil && s.Spec.Type == corev1.ServiceTypeExternalName {
+		return r.cluster.ResolveEndpoint(namespace, name, port)
+	}
+	return r.endpoints.ResolveEndpoint(namespace, name, port)
 }
