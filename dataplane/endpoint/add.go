@@ -82,7 +82,7 @@ func (s *Server) create(pod *tables.LocalPod, req *wire.Request, netns *os.File)
 	ips, err := s.cfg.Pool.Allocate(pod.ID, want...)
 	switch {
 	case errors.Is(err, ipam.ErrExhausted):
-		exhausted.Inc()
+		s.full(err)
 		return nil, types.NewError(wire.ErrNoAddress, "no free pod address on this node", err.Error())
 	case errors.Is(err, ipam.ErrTaken):
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, "the address asked for cannot be given", err.Error())

@@ -41,6 +41,8 @@ type Config struct {
 	Sandboxes func(context.Context) (map[string]bool, error)
 	// OnListening is called when the socket answers. May be nil.
 	OnListening func()
+	// OnExhausted is told, at most once a minute, that a pod was refused because a range is full. May be nil; must not block.
+	OnExhausted func(error)
 	// SweepInterval is the time between two looks for leaks; 0: a minute.
 	SweepInterval time.Duration
 }
@@ -54,6 +56,7 @@ type Server struct {
 
 	mu     sync.Mutex
 	busy   map[string]*attachment // attachments with a request in flight
+	fullAt time.Time              // when OnExhausted was told last
 	absent map[string]time.Time   // pods that the runtime did not know, since when
 }
 
@@ -185,6 +188,20 @@ func (s *Server) handle(ctx context.Context, req *wire.Request, netns *os.File) 
 		return nil, s.check(key, req, netns)
 	}
 	return nil, types.NewError(types.ErrUnsupportedField, "unknown command", string(req.Command))
+}
+
+// full counts a refusal for want of an address and passes it on.
+func (s *Server) full(err error) {
+	exhausted.Inc()
+	s.mu.Lock()
+	tell := s.cfg.OnExhausted != nil && time.Since(s.fullAt) > time.Minute
+	if tell {
+		s.fullAt = time.Now()
+	}
+	s.mu.Unlock()
+	if tell {
+		s.cfg.OnExhausted(err)
+	}
 }
 
 // Abandoned implements wire.Handler: nobody learned of the interface, so it goes.

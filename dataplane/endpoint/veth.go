@@ -150,6 +150,24 @@ func removeLink(name string) error {
 	return fmt.Errorf("delete %s: %w", name, err)
 }
 
+// Uninstall deletes the host side of every pod of ours, and with it the pod's interface, and the waiting pairs.
+func Uninstall() error {
+	links, err := netlink.LinkList()
+	for try := 0; errors.Is(err, netlink.ErrDumpInterrupted) && try < 10; try++ {
+		links, err = netlink.LinkList()
+	}
+	if err != nil {
+		return fmt.Errorf("list devices: %w", err)
+	}
+	var errs []error
+	for _, l := range links {
+		if isOurs(l) {
+			errs = append(errs, removeLink(l.Attrs().Name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // inspectVeth fills pod's MACs, host device and ifindex from the interface that the container has.
 func inspectVeth(pod *tables.LocalPod, ns *os.File) error {
 	h, err := netlink.NewHandleAt(netns.NsHandle(ns.Fd()), unix.NETLINK_ROUTE)

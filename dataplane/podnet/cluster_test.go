@@ -79,6 +79,9 @@ func TestMain(m *testing.M) {
 }
 
 func runAgent(config string) error {
+	if config == "uninstall" {
+		return Uninstall()
+	}
 	var c agentConfig
 	if err := json.Unmarshal([]byte(config), &c); err != nil {
 		return err

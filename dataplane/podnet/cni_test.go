@@ -628,6 +628,51 @@ func TestSweepFindsLeaks(t *testing.T) {
 	})
 }
 
+func TestUninstall(t *testing.T) {
+	n := single(t)
+	p := n.pod("one")
+	n.kill()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), agentEnv+"=uninstall")
+	var out []byte
+	var err error
+	for range 2 { // the second finds nothing and is content
+		n.ns.Do(func() { out, err = cmd.CombinedOutput() })
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		cmd = &exec.Cmd{Path: cmd.Path, Args: cmd.Args, Env: cmd.Env}
+	}
+	h := n.ns.Netlink(t)
+	links, err := h.LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		if name := l.Attrs().Name; name != "lo" && name != "up0" {
+			t.Errorf("device %s is left", name)
+		}
+	}
+	lo, _ := h.LinkByName("lo")
+	addrs, _ := h.AddrList(lo, netlink.FAMILY_ALL)
+	for _, a := range addrs {
+		if !a.IP.IsLoopback() {
+			t.Errorf("address %s is left", a.IP)
+		}
+	}
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, _ := h.RouteList(nil, family)
+		for _, r := range routes {
+			if r.Protocol == 178 || r.Protocol == 179 {
+				t.Errorf("route %s is left", r)
+			}
+		}
+	}
+	if _, err := p.ns.Netlink(t).LinkByName("eth0"); err == nil {
+		t.Error("the pod still has its interface")
+	}
+}
+
 // TestChurn adds and deletes many pods and looks for anything that grows. FAIRLEAD_CHURN sets the number (10000 in the long run of docs/podnet.md).
 func TestChurn(t *testing.T) {
 	count := 100

@@ -54,6 +54,8 @@ type Config struct {
 	// Sandboxes lists the runtime's pod sandboxes by container ID, for the sweep; see endpoint.Config. May be nil.
 	Sandboxes     func(context.Context) (map[string]bool, error)
 	SweepInterval time.Duration
+	// OnExhausted is told, at most once a minute, that a pod was refused because the node's range is full: the agent makes an event of it. May be nil; must not block.
+	OnExhausted func(error)
 	// ProbeInterval is the time between two probes of the other nodes; see package health. 0: 10 s.
 	ProbeInterval time.Duration
 	// Registerer gets the pod network's metrics. May be nil.
@@ -108,6 +110,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return endpoint.Run(ctx, endpoint.Config{
 			Socket: cfg.Socket(), DataDir: cfg.DataDir, QueueDir: cfg.QueueDir(), Loader: cfg.Loader, Tables: cfg.Tables, Pool: pool,
 			Constants: router.Constants(), MTU: router.MTU, Sandboxes: cfg.Sandboxes, SweepInterval: cfg.SweepInterval,
+			OnExhausted: cfg.OnExhausted,
 			OnListening: func() { close(listening) },
 		})
 	})

@@ -91,6 +91,33 @@ func removeVXLAN() error {
 	return netlink.LinkDel(l)
 }
 
+// Uninstall removes our routes, the node's addresses in the pod network and the VXLAN device.
+func Uninstall() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN, Protocol: Protocol}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+		errs = append(errs, err)
+		for _, r := range routes {
+			// The node's own ranges are the unreachable ones.
+			if p, ok := prefixOf(r.Dst); ok && r.Type == unix.RTN_UNREACHABLE {
+				a := ipam.NodeAddr(p)
+				err := netlink.AddrDel(lo, &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}})
+				if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+					errs = append(errs, err)
+				}
+			}
+			if err := netlink.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(append(errs, removeVXLAN())...)
+}
+
 // findUplinks returns the named devices, or those that have one of the node's addresses or a default route.
 func findUplinks(names []string, nodeIPs []netip.Addr) ([]uplink, error) {
 	links, err := netlink.LinkList()
