@@ -52,6 +52,8 @@ type heartbeat struct {
 	ready *corev1.NodeCondition
 	zone  string
 	state nodeState
+	// downSince is when the state last ceased to be ready.
+	downSince time.Time
 }
 
 // New returns the controller.

@@ -52,7 +52,7 @@ func (l *loop) taint(ctx context.Context, node *corev1.Node, state nodeState) (w
 			return t.Effect == corev1.TaintEffectNoExecute && (t.Key == corev1.TaintNodeNotReady || t.Key == corev1.TaintNodeUnreachable)
 		})
 		if !tainted { // from one kind of outage to the other needs no permission: its pods are leaving already
-			wait = l.mayEvict(zoneOf(node))
+			wait = l.mayEvict(node)
 		}
 		if wait == 0 {
 			want[[2]string{evict, noExecute}] = true

@@ -14,6 +14,8 @@ const (
 	largeZone       = 50                // nodes; a smaller zone of which much is down evicts nothing
 	unhealthyShare  = 0.55              // of a zone's nodes down makes it disrupted
 	recheckInterval = 10 * time.Second  // of a node that may not be evicted now
+	// consider is how long a node must have been down before it is evicted: the others of its zone that went down with it must be known by then.
+	consider = 5 * time.Second
 )
 
 type nodeState int
@@ -55,6 +57,9 @@ func (l *loop) account(node *corev1.Node, state nodeState) {
 	defer l.mu.Unlock()
 	h := l.heartbeatLocked(node.Name)
 	l.countLocked(h, -1)
+	if state != ready && (h.state == ready || h.state == unaccounted) {
+		h.downSince = l.c.Clock.Now()
+	}
 	h.zone, h.state = zoneOf(node), state
 	l.countLocked(h, +1)
 }
@@ -87,11 +92,15 @@ func (l *loop) countLocked(h *heartbeat, n int) {
 	}
 }
 
-// mayEvict takes the permission to evict a node of a zone. It returns 0 when it is given, else when to ask again.
-func (l *loop) mayEvict(name string) time.Duration {
+// mayEvict takes the permission to evict a node. It returns 0 when it is given, else when to ask again.
+func (l *loop) mayEvict(node *corev1.Node) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	z := l.zones[name]
+	now := l.c.Clock.Now()
+	if wait := l.heartbeatLocked(node.Name).downSince.Add(consider).Sub(now); wait > 0 {
+		return wait
+	}
+	z := l.zones[zoneOf(node)]
 	if z == nil {
 		return recheckInterval
 	}
@@ -99,7 +108,6 @@ func (l *loop) mayEvict(name string) time.Duration {
 	if !allowed {
 		return recheckInterval
 	}
-	now := l.c.Clock.Now()
 	if wait := z.next.Sub(now); wait > 0 {
 		return wait
 	}
