@@ -14,6 +14,7 @@ import (
 	"github.com/fairlead/fairlead/cni/install"
 	"github.com/fairlead/fairlead/dataplane/loader"
 	"github.com/fairlead/fairlead/dataplane/network"
+	"github.com/fairlead/fairlead/dataplane/podnet"
 	"github.com/fairlead/fairlead/dataplane/route"
 )
 
@@ -103,6 +104,9 @@ func (o *dataplaneOptions) remove() error {
 	cni := o.cni
 	cni.Socket, cni.QueueDir = filepath.Join(o.runDir, "cni.sock"), filepath.Join(o.dataDir, "cni-deletions")
 	if err := install.Uninstall(cni); err != nil {
+		return err
+	}
+	if err := podnet.Uninstall(); err != nil {
 		return err
 	}
 	l, err := loader.Open(loader.Config{PinDir: o.pinDir})
