@@ -54,10 +54,6 @@ up: deps build images ## Start a three-node cluster on this machine, deploy the 
 	bin/fairlead sandbox --name $(SANDBOX) up --nodes $(NODES) $(UP_FLAGS) --image out/images/sample.tar
 	bin/fairlead sandbox --name $(SANDBOX) sample
 
-.PHONY: bench-scheduler
-bench-scheduler: ## Benchmark the scheduler: decisions alone, then with an API server in the same process
-	$(GO) run ./hack/bench/scheduler
-
 .PHONY: down
 down: ## End the cluster of `make up` and remove everything it made
 	bin/fairlead sandbox --name $(SANDBOX) down
@@ -87,10 +83,24 @@ fuzz: ## Run every fuzz target for ten seconds
 clean: ## Remove what was built
 	rm -rf bin out
 
+# Benchmarks print what they measured beside what a user would pick instead, and write out/bench/NAME.json. BENCH_FLAGS are passed on.
+
+.PHONY: bench-api
+bench-api: ## Measure the control plane: start, memory, writes, lists, watches
+	$(GO) run ./hack/bench/api $(BENCH_FLAGS)
+
+.PHONY: bench-scheduler
+bench-scheduler: ## Measure the scheduler: decisions alone, then with an API server in the same process
+	$(GO) run ./hack/bench/scheduler $(BENCH_FLAGS)
+
+.PHONY: bench-lb
+bench-lb: ## Measure the service load balancer beside no service, iptables and nftables
+	$(GO) run ./hack/bench/lb $(BENCH_FLAGS)
+
 .PHONY: bench-podnet
 bench-podnet: bin/fairlead-cni ## Measure the pod network beside Debian's bridge plugin and bare veth
 	$(GO) run ./hack/bench/podnet -plugin bin/fairlead-cni $(BENCH_FLAGS)
 
 .PHONY: bench-pods
-bench-pods: ## Benchmark pods on one real node: create to Running, a hundred at once, memory
+bench-pods: ## Measure pods on one real node: create to Running, a hundred at once, memory
 	$(GO) test -count=1 -timeout 15m -run TestPods ./hack/bench/pods -v -full -json $(CURDIR)/out/bench/pods.json
