@@ -107,6 +107,13 @@ func TestKubectlOnEveryKind(t *testing.T) {
 			kinds++
 			sample := samples[list.GroupVersion+" "+r.Kind]
 			t.Run(list.GroupVersion+"/"+r.Name, func(t *testing.T) {
+				if !slices.Contains(r.Verbs, "create") { // computed, never written
+					k := k
+					k.t = t
+					k.must("", "NAME", "get", r.Name)
+					k.must("", "KIND:", "explain", r.Name)
+					return
+				}
 				if sample == nil {
 					t.Fatalf("no sample of %s %s in testdata/kinds.yaml", list.GroupVersion, r.Kind)
 				}

@@ -18,6 +18,7 @@ import (
 // question.
 func approval(main *registry.Main) *registry.Status {
 	return main.Part(registry.Part{
+		Metadata: true,
 		Take: func(_ context.Context, obj, wanted resource.Object) {
 			csr := obj.(*certificatesv1.CertificateSigningRequest)
 			csr.Status.Conditions = slices.Clone(wanted.(*certificatesv1.CertificateSigningRequest).Status.Conditions)

@@ -93,6 +93,7 @@ func Install(put Put, built Built, cfg Config) (*Installed, error) {
 	installPods(put, pods, kubelet, cfg)
 	put(v1, "nodes/proxy", &nodeProxy{kubelet})
 	put(v1, "services/proxy", &serviceProxy{services: services, client: cfg.Client, transport: kubelet.plain})
+	put(v1, "componentstatuses", &componentStatuses{client: cfg.Client})
 	installNamespaces(put, namespaces)
 	if cfg.ServiceAccountToken != nil {
 		put(v1, "serviceaccounts/token", cfg.ServiceAccountToken)

@@ -29,7 +29,7 @@ func installNamespaces(put Put, main *registry.Main) {
 		return len(obj.(*corev1.Namespace).Spec.Finalizers) == 0 && genericregistry.ShouldDeleteDuringUpdate(ctx, key, obj, existing)
 	}
 	main.ShouldDeleteDuringUpdate = gone
-	finalize := main.Part(registry.Part{Take: func(_ context.Context, obj, wanted resource.Object) {
+	finalize := main.Part(registry.Part{Metadata: true, Take: func(_ context.Context, obj, wanted resource.Object) {
 		obj.(*corev1.Namespace).Spec.Finalizers = slices.Clone(wanted.(*corev1.Namespace).Spec.Finalizers)
 	}})
 	put(corev1.SchemeGroupVersion, "namespaces", &namespaces{main})

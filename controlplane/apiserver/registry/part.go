@@ -14,9 +14,10 @@ import (
 
 // Part describes a subresource that updates a part of the main resource's objects (pods/resize, certificatesigningrequests/approval).
 type Part struct {
-	// Take moves the part from wanted into obj, which starts as a copy of the stored object with wanted's labels, annotations and finalizers
-	// left aside. Wanted must not be changed.
+	// Take moves the part from wanted into obj, which starts as a copy of the stored object. Wanted must not be changed.
 	Take func(ctx context.Context, obj, wanted resource.Object)
+	// Metadata takes wanted's labels, annotations and finalizers as well.
+	Metadata bool
 	// Validate returns all errors of the step from old to obj.
 	Validate func(ctx context.Context, obj, old resource.Object) field.ErrorList
 }
@@ -41,6 +42,11 @@ func (s partStrategy) PrepareForUpdate(ctx context.Context, obj, old runtime.Obj
 	o, prev := obj.(resource.Object), old.(resource.Object)
 	wanted := o.DeepCopyObject().(resource.Object)
 	fresh := prev.DeepCopyObject().(resource.Object)
+	if s.part.Metadata {
+		fresh.SetLabels(o.GetLabels())
+		fresh.SetAnnotations(o.GetAnnotations())
+		fresh.SetFinalizers(o.GetFinalizers())
+	}
 	s.part.Take(ctx, fresh, wanted)
 	fresh.SetResourceVersion(o.GetResourceVersion())
 	fresh.SetUID(o.GetUID())
