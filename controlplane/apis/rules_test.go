@@ -178,7 +178,9 @@ func check(t *testing.T, want []string, errs field.ErrorList) {
 			t.Errorf("no field: %v", e)
 		}
 		short := e.Field + ": " + e.Type.String()
-		i := slices.IndexFunc(left, func(w string) bool { return w == short || strings.HasPrefix(e.Error(), w) && strings.Contains(w, ": ") && len(w) > len(short) })
+		i := slices.IndexFunc(left, func(w string) bool {
+			return w == short || strings.HasPrefix(e.Error(), w) && strings.Contains(w, ": ") && len(w) > len(short)
+		})
 		if i < 0 {
 			t.Errorf("unexpected: %v", e)
 			continue
@@ -267,4 +269,3 @@ func set(tree any, path []any, value any) (any, error) {
 	}
 	return nil, fmt.Errorf("step %v", path[0])
 }
-

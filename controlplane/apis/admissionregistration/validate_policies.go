@@ -80,7 +80,8 @@ func policyValidation(r *rule.Report, at *field.Path, v v1.Validation, c *compil
 	} else if strings.Contains(strings.TrimSpace(v.Expression), "\n") && v.MessageExpression == "" {
 		r.Required(at.Child("message"), false, "message must be specified if expression contains line breaks")
 	}
-	rule.OneOfOptional(r, at.Child("reason"), v.Reason, metav1.StatusReasonForbidden, metav1.StatusReasonInvalid, metav1.StatusReasonRequestEntityTooLarge, metav1.StatusReasonUnauthorized)
+	rule.OneOfOptional(r, at.Child("reason"), v.Reason, metav1.StatusReasonForbidden, metav1.StatusReasonInvalid, metav1.StatusReasonRequestEntityTooLarge,
+		metav1.StatusReasonUnauthorized)
 }
 
 func validateMutatingPolicy(_ context.Context, p *v1.MutatingAdmissionPolicy) field.ErrorList {
@@ -96,13 +97,16 @@ func validateMutatingPolicy(_ context.Context, p *v1.MutatingAdmissionPolicy) fi
 	for i, m := range s.Mutations {
 		at := path.Child("mutations").Index(i)
 		rule.OneOf(r, at.Child("patchType"), m.PatchType, v1.PatchTypeApplyConfiguration, v1.PatchTypeJSONPatch)
-		r.Forbidden(at.Child("applyConfiguration"), m.PatchType == v1.PatchTypeJSONPatch && m.ApplyConfiguration != nil, "must not be specified when patchType is JSONPatch")
-		r.Forbidden(at.Child("jsonPatch"), m.PatchType == v1.PatchTypeApplyConfiguration && m.JSONPatch != nil, "must not be specified when patchType is ApplyConfiguration")
+		r.Forbidden(at.Child("applyConfiguration"), m.PatchType == v1.PatchTypeJSONPatch && m.ApplyConfiguration != nil,
+			"must not be specified when patchType is JSONPatch")
+		r.Forbidden(at.Child("jsonPatch"), m.PatchType == v1.PatchTypeApplyConfiguration && m.JSONPatch != nil,
+			"must not be specified when patchType is ApplyConfiguration")
 		switch m.PatchType {
 		case v1.PatchTypeApplyConfiguration:
 			at := at.Child("applyConfiguration")
 			if r.Required(at, m.ApplyConfiguration != nil, "") && r.Required(at.Child("expression"), m.ApplyConfiguration.Expression != "", "") {
-				c.check(r, at.Child("expression"), m.ApplyConfiguration.Expression, &patch.ApplyConfigurationCondition{Expression: m.ApplyConfiguration.Expression}, true, true)
+				c.check(r, at.Child("expression"), m.ApplyConfiguration.Expression, &patch.ApplyConfigurationCondition{Expression: m.ApplyConfiguration.Expression},
+					true, true)
 			}
 		case v1.PatchTypeJSONPatch:
 			at := at.Child("jsonPatch")
@@ -187,7 +191,7 @@ func validateValidatingBinding(_ context.Context, b *v1.ValidatingAdmissionPolic
 		seen[a] = true
 	}
 	if seen[v1.Deny] && seen[v1.Warn] {
-		r.Invalid(at, s.ValidationActions, "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)")
+		r.Invalid(at, s.ValidationActions, "must not contain both Deny and Warn: the refusal already says what the warning would")
 	}
 	return r.Errors()
 }

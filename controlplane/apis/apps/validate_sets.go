@@ -141,8 +141,9 @@ func validateStatefulSetUpdate(_ context.Context, s, old *v1.StatefulSet) field.
 	rest.Ordinals = was.Ordinals
 	rest.RevisionHistoryLimit = was.RevisionHistoryLimit
 	rest.PersistentVolumeClaimRetentionPolicy = was.PersistentVolumeClaimRetentionPolicy
-	r.Forbidden(field.NewPath("spec"), !equality.Semantic.DeepEqual(rest, was), "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', "+
-		"'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden")
+	r.Forbidden(field.NewPath("spec"), !equality.Semantic.DeepEqual(rest, was),
+		"updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', "+
+			"'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden")
 	return r.Errors()
 }
 

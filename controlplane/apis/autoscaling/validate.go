@@ -104,13 +104,15 @@ func metric(r *rule.Report, at *field.Path, m *v2.MetricSpec) {
 		if s.Target.Value == nil && s.Target.AverageValue == nil {
 			r.Required(at.Child("target", "averageValue"), false, "must set either a target value for metric or a per-pod target")
 		}
-		r.Forbidden(at.Child("target", "value"), s.Target.Value != nil && s.Target.AverageValue != nil, "may not set both a target value for metric and a per-pod target")
+		r.Forbidden(at.Child("target", "value"), s.Target.Value != nil && s.Target.AverageValue != nil,
+			"may not set both a target value for metric and a per-pod target")
 	}
 	if s := m.Pods; s != nil {
 		at := at.Child("pods")
 		identifier(r, at.Child("metric"), s.Metric)
 		metricTarget(r, at.Child("target"), s.Target)
-		if r.Required(at.Child("target", "averageValue"), s.Target.AverageValue != nil, "must specify a positive target averageValue") && s.Target.AverageValue.Sign() <= 0 {
+		if r.Required(at.Child("target", "averageValue"), s.Target.AverageValue != nil, "must specify a positive target averageValue") &&
+			s.Target.AverageValue.Sign() <= 0 {
 			r.Invalid(at.Child("target", "averageValue"), s.Target.AverageValue.String(), "must be positive")
 		}
 	}
@@ -134,7 +136,8 @@ func usage(r *rule.Report, at *field.Path, name corev1.ResourceName, t v2.Metric
 	if t.AverageUtilization == nil && t.AverageValue == nil {
 		r.Required(at.Child("target", "averageUtilization"), false, "must set either a target raw value or a target utilization")
 	}
-	r.Forbidden(at.Child("target", "averageValue"), t.AverageUtilization != nil && t.AverageValue != nil, "may not set both a target raw value and a target utilization")
+	r.Forbidden(at.Child("target", "averageValue"), t.AverageUtilization != nil && t.AverageValue != nil,
+		"may not set both a target raw value and a target utilization")
 }
 
 func identifier(r *rule.Report, at *field.Path, m v2.MetricIdentifier) {

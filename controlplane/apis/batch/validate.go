@@ -152,11 +152,13 @@ func indexed(r *rule.Report, path *field.Path, s *v1.JobSpec) {
 		r.Required(path.Child("backoffLimitPerIndex"), perIndex, "when maxFailedIndexes is specified")
 	}
 	if perIndex && *s.Completions > manyCompletions {
-		if r.Required(path.Child("maxFailedIndexes"), s.MaxFailedIndexes != nil, "must be specified when completions is above 100000") && *s.MaxFailedIndexes > maxFailedMany {
-			r.Invalid(path.Child("maxFailedIndexes"), *s.MaxFailedIndexes, "must be less than or equal to 10000 when completions are above 100000")
+		at := path.Child("maxFailedIndexes")
+		if r.Required(at, s.MaxFailedIndexes != nil, "must be specified when completions is above 100000") && *s.MaxFailedIndexes > maxFailedMany {
+			r.Invalid(at, *s.MaxFailedIndexes, "must be less than or equal to 10000 when completions are above 100000")
 		}
 		if s.Parallelism != nil && *s.Parallelism > maxMany {
-			r.Invalid(path.Child("parallelism"), *s.Parallelism, "must be less than or equal to 10000 when completions are above 100000 and used with backoff limit per index")
+			r.Invalid(path.Child("parallelism"), *s.Parallelism,
+				"must be less than or equal to 10000 when completions are above 100000 and used with backoff limit per index")
 		}
 	}
 }
@@ -174,7 +176,8 @@ func failurePolicy(r *rule.Report, path *field.Path, s *v1.JobSpec) {
 	}
 	for i := range rules {
 		x, at := &rules[i], path.Child("rules").Index(i)
-		rule.OneOf(r, at.Child("action"), x.Action, v1.PodFailurePolicyActionCount, v1.PodFailurePolicyActionFailIndex, v1.PodFailurePolicyActionFailJob, v1.PodFailurePolicyActionIgnore)
+		rule.OneOf(r, at.Child("action"), x.Action, v1.PodFailurePolicyActionCount, v1.PodFailurePolicyActionFailIndex, v1.PodFailurePolicyActionFailJob,
+			v1.PodFailurePolicyActionIgnore)
 		if x.Action == v1.PodFailurePolicyActionFailIndex && s.BackoffLimitPerIndex == nil {
 			r.Invalid(at.Child("action"), x.Action, "requires the backoffLimitPerIndex to be set")
 		}

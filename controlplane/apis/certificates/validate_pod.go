@@ -33,7 +33,8 @@ func validatePodCertificate(_ context.Context, c *v1.PodCertificateRequest) fiel
 	r.Name(path.Child("podName"), s.PodName, subdomain)
 	r.Name(path.Child("serviceAccountName"), s.ServiceAccountName, subdomain)
 	r.Name(path.Child("nodeName"), string(s.NodeName), subdomain)
-	for _, id := range []struct{ name, value string }{{"podUID", string(s.PodUID)}, {"serviceAccountUID", string(s.ServiceAccountUID)}, {"nodeUID", string(s.NodeUID)}} {
+	for _, id := range []struct{ name, value string }{{"podUID", string(s.PodUID)}, {"serviceAccountUID", string(s.ServiceAccountUID)}, {"nodeUID",
+		string(s.NodeUID)}} {
 		r.Required(path.Child(id.name), id.value != "", "")
 		if len(id.value) > longestUID {
 			r.Add(field.TooLong(path.Child(id.name), id.value, longestUID))

@@ -44,7 +44,10 @@ func persistentVolumeColumns() []resource.Column[*v1.PersistentVolume] {
 				return column.Pointed(pv.Spec.VolumeAttributesClassName, column.Unset)
 			}),
 		column.Text("Reason", "Why the volume is in its phase.", func(pv *v1.PersistentVolume) string { return pv.Status.Reason }),
-		column.Wide(column.Text("VolumeMode", "Filesystem or Block.", func(pv *v1.PersistentVolume) string { return column.Pointed(pv.Spec.VolumeMode, column.Unset) })),
+		column.Wide(column.Text("VolumeMode", "Filesystem or Block.", func(pv *v1.PersistentVolume) string {
+			return column.Pointed(pv.Spec.VolumeMode,
+				column.Unset)
+		})),
 	)
 }
 

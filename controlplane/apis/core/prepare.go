@@ -37,7 +37,8 @@ func preparePersistentVolume(_ context.Context, pv *v1.PersistentVolume) {
 }
 
 func preparePersistentVolumeStatus(_ context.Context, pv, old *v1.PersistentVolume) {
-	if pv.Status.Phase != old.Status.Phase && (pv.Status.LastPhaseTransitionTime == nil || pv.Status.LastPhaseTransitionTime.Equal(old.Status.LastPhaseTransitionTime)) {
+	if pv.Status.Phase != old.Status.Phase && (pv.Status.LastPhaseTransitionTime == nil ||
+		pv.Status.LastPhaseTransitionTime.Equal(old.Status.LastPhaseTransitionTime)) {
 		pv.Status.LastPhaseTransitionTime = new(metav1.Now())
 	}
 }

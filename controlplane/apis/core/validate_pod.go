@@ -28,7 +28,8 @@ func validatePod(_ context.Context, p *v1.Pod) field.ErrorList {
 func validatePodUpdate(_ context.Context, p, old *v1.Pod) field.ErrorList {
 	r := &rule.Report{}
 	podspec.ValidatePodUpdate(r, p, old)
-	r.Same(field.NewPath("metadata", "annotations").Key(v1.MirrorPodAnnotationKey), p.Annotations[v1.MirrorPodAnnotationKey], old.Annotations[v1.MirrorPodAnnotationKey])
+	r.Same(field.NewPath("metadata", "annotations").Key(v1.MirrorPodAnnotationKey), p.Annotations[v1.MirrorPodAnnotationKey],
+		old.Annotations[v1.MirrorPodAnnotationKey])
 	return r.Errors()
 }
 

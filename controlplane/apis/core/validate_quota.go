@@ -68,7 +68,8 @@ func validateResourceQuota(_ context.Context, q *v1.ResourceQuota) field.ErrorLi
 }
 
 func quotaScope(r *rule.Report, at *field.Path, s v1.ResourceQuotaScope, hard v1.ResourceList) {
-	rule.OneOf(r, at, s, v1.ResourceQuotaScopeTerminating, v1.ResourceQuotaScopeNotTerminating, v1.ResourceQuotaScopeBestEffort, v1.ResourceQuotaScopeNotBestEffort,
+	rule.OneOf(r, at, s, v1.ResourceQuotaScopeTerminating, v1.ResourceQuotaScopeNotTerminating, v1.ResourceQuotaScopeBestEffort,
+		v1.ResourceQuotaScopeNotBestEffort,
 		v1.ResourceQuotaScopePriorityClass, v1.ResourceQuotaScopeCrossNamespacePodAffinity, v1.ResourceQuotaScopeVolumeAttributesClass)
 	for _, name := range slices.Sorted(maps.Keys(hard)) {
 		ok := name == v1.ResourcePods
@@ -92,7 +93,7 @@ func scopeOperator(r *rule.Report, at *field.Path, x v1.ScopedResourceSelectorRe
 	case v1.ResourceQuotaScopePriorityClass, v1.ResourceQuotaScopeVolumeAttributesClass:
 	default:
 		if x.Operator != v1.ScopeSelectorOpExists {
-			r.Invalid(at.Child("operator"), x.Operator, "must be 'Exists' when scope is any of Terminating, NotTerminating, BestEffort, NotBestEffort or CrossNamespacePodAffinity")
+			r.Invalid(at.Child("operator"), x.Operator, "must be 'Exists' for scope "+string(x.ScopeName))
 		}
 	}
 	switch x.Operator {
@@ -172,7 +173,8 @@ func limitItem(r *rule.Report, at *field.Path, item *v1.LimitRangeItem) {
 	for _, l := range []struct {
 		name string
 		list v1.ResourceList
-	}{{"max", item.Max}, {"min", item.Min}, {"default", item.Default}, {"defaultRequest", item.DefaultRequest}, {"maxLimitRequestRatio", item.MaxLimitRequestRatio}} {
+	}{{"max", item.Max}, {"min", item.Min}, {"default", item.Default}, {"defaultRequest", item.DefaultRequest}, {"maxLimitRequestRatio",
+		item.MaxLimitRequestRatio}} {
 		for name, q := range l.list {
 			names[name] = true
 			key := at.Child(l.name).Key(string(name))

@@ -74,7 +74,8 @@ func persistentSource(r *rule.Report, at *field.Path, s *v1.PersistentVolumeSpec
 		{Name: "iscsi", Set: s.ISCSI != nil}, {Name: "cinder", Set: s.Cinder != nil}, {Name: "fc", Set: s.FC != nil}, {Name: "flexVolume", Set: s.FlexVolume != nil},
 		{Name: "azureFile", Set: s.AzureFile != nil}, {Name: "vsphereVolume", Set: s.VsphereVolume != nil}, {Name: "azureDisk", Set: s.AzureDisk != nil},
 		{Name: "photonPersistentDisk", Set: s.PhotonPersistentDisk != nil}, {Name: "portworxVolume", Set: s.PortworxVolume != nil},
-		{Name: "scaleIO", Set: s.ScaleIO != nil}, {Name: "local", Set: s.Local != nil}, {Name: "storageos", Set: s.StorageOS != nil}, {Name: "csi", Set: s.CSI != nil},
+		{Name: "scaleIO", Set: s.ScaleIO != nil}, {Name: "local", Set: s.Local != nil}, {Name: "storageos", Set: s.StorageOS != nil}, {Name: "csi",
+			Set: s.CSI != nil},
 	} {
 		if c.Set {
 			if n++; n > 1 {

@@ -122,10 +122,11 @@ func device(r *rule.Report, at *field.Path, d *v1.Device, each bool) {
 			}
 		}
 		if n != 1 {
-			r.Required(at, false, "exactly one of `nodeName`, `nodeSelector`, or `allNodes` is required when `perDeviceNodeSelection` is set to true in the ResourceSlice spec")
+			r.Required(at, false, "exactly one of `nodeName`, `nodeSelector`, or `allNodes` is required when the slice's `perDeviceNodeSelection` is true")
 		}
 	} else {
-		for _, f := range []rule.Choice{{Name: "nodeName", Set: d.NodeName != nil}, {Name: "nodeSelector", Set: d.NodeSelector != nil}, {Name: "allNodes", Set: d.AllNodes != nil}} {
+		for _, f := range []rule.Choice{{Name: "nodeName", Set: d.NodeName != nil}, {Name: "nodeSelector", Set: d.NodeSelector != nil}, {Name: "allNodes",
+			Set: d.AllNodes != nil}} {
 			if f.Set {
 				r.Invalid(at.Child(f.Name), "", "`"+f.Name+"` can only be set if `perDeviceNodeSelection` is set to true in the ResourceSlice spec")
 			}
@@ -227,5 +228,6 @@ func validateTaintRuleStatus(ctx context.Context, t, old *v1.DeviceTaintRule) fi
 }
 
 // semantic is a version as semver.org 2.0.0 defines it.
-var semantic = regexp.MustCompile(`^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)(\.(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*))*)?` +
+var semantic = regexp.MustCompile(`^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)` +
+	`(\.(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*))*)?` +
 	`(\+[0-9a-zA-Z-]+(\.[0-9a-zA-Z-]+)*)?$`)

@@ -120,7 +120,8 @@ func subject(r *rule.Report, at *field.Path, s *v1.Subject) {
 		kind v1.SubjectKind
 		name string
 		set  bool
-	}{{v1.SubjectKindUser, "user", s.User != nil}, {v1.SubjectKindGroup, "group", s.Group != nil}, {v1.SubjectKindServiceAccount, "serviceAccount", s.ServiceAccount != nil}} {
+	}{{v1.SubjectKindUser, "user", s.User != nil}, {v1.SubjectKindGroup, "group", s.Group != nil}, {v1.SubjectKindServiceAccount, "serviceAccount",
+		s.ServiceAccount != nil}} {
 		if x.kind == s.Kind {
 			r.Required(at.Child(x.name), x.set, x.name+" is required when subject kind is '"+string(x.kind)+"'")
 		} else {
@@ -219,7 +220,8 @@ func limitResponse(r *rule.Report, at *field.Path, l *v1.LimitResponse) {
 		r.Invalid(at.Child("handSize"), q.HandSize, fmt.Sprintf("should not be greater than queues (%d)", q.Queues))
 	} else if q.HandSize > 0 && q.Queues <= mostQueues {
 		if bits := shufflesharding.RequiredEntropyBits(int(q.Queues), int(q.HandSize)); bits > shufflesharding.MaxHashBits {
-			r.Invalid(at.Child("handSize"), q.HandSize, fmt.Sprintf("required entropy bits of deckSize %d and handSize %d should not be greater than %d", q.Queues, q.HandSize, shufflesharding.MaxHashBits))
+			r.Invalid(at.Child("handSize"), q.HandSize, fmt.Sprintf("required entropy bits of deckSize %d and handSize %d should not be greater than %d", q.Queues,
+				q.HandSize, shufflesharding.MaxHashBits))
 		}
 	}
 }

@@ -162,7 +162,8 @@ func AzureDisk(r *rule.Report, at *field.Path, s *v1.AzureDiskVolumeSource) {
 	}
 	managed := strings.HasPrefix(strings.ToLower(s.DataDiskURI), "/subscriptions/")
 	if *s.Kind == v1.AzureManagedDisk && !managed {
-		r.Add(field.NotSupported(at.Child("diskURI"), s.DataDiskURI, []string{"/subscriptions/{sub-id}/resourcegroups/{group-name}/providers/microsoft.compute/disks/{disk-id}"}))
+		r.Add(field.NotSupported(at.Child("diskURI"), s.DataDiskURI,
+			[]string{"/subscriptions/{sub-id}/resourcegroups/{group-name}/providers/microsoft.compute/disks/{disk-id}"}))
 	}
 	if *s.Kind != v1.AzureManagedDisk && !strings.HasPrefix(s.DataDiskURI, "https://") {
 		r.Add(field.NotSupported(at.Child("diskURI"), s.DataDiskURI, []string{"https://{account-name}.blob.core.windows.net/{container-name}/{disk-name}.vhd"}))

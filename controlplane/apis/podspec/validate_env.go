@@ -18,7 +18,8 @@ var (
 		"metadata.name": true, "metadata.namespace": true, "metadata.uid": true, "spec.nodeName": true, "spec.serviceAccountName": true,
 		"status.hostIP": true, "status.hostIPs": true, "status.podIP": true, "status.podIPs": true,
 	}
-	fileFields        = map[string]bool{"metadata.name": true, "metadata.namespace": true, "metadata.labels": true, "metadata.annotations": true, "metadata.uid": true}
+	fileFields = map[string]bool{"metadata.name": true, "metadata.namespace": true, "metadata.labels": true, "metadata.annotations": true,
+		"metadata.uid": true}
 	resourceFields    = []string{"limits.cpu", "limits.memory", "limits.ephemeral-storage", "requests.cpu", "requests.memory", "requests.ephemeral-storage"}
 	hugePageFields    = []string{"limits." + v1.ResourceHugePagesPrefix, "requests." + v1.ResourceHugePagesPrefix}
 	divisorsOfCPU     = map[string]bool{"0": true, "1m": true, "1": true}

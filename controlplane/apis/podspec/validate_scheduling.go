@@ -72,7 +72,8 @@ func Toleration(r *rule.Report, at *field.Path, t *v1.Toleration) {
 			r.Invalid(at.Child("value"), t.Value, "must be an integer without leading zeros when `operator` is 'Lt' or 'Gt'")
 		}
 	default:
-		r.Add(field.NotSupported(at.Child("operator"), t.Operator, []v1.TolerationOperator{v1.TolerationOpEqual, v1.TolerationOpExists, v1.TolerationOpGt, v1.TolerationOpLt}))
+		r.Add(field.NotSupported(at.Child("operator"), t.Operator, []v1.TolerationOperator{v1.TolerationOpEqual, v1.TolerationOpExists, v1.TolerationOpGt,
+			v1.TolerationOpLt}))
 	}
 	if t.Effect != "" {
 		rule.OneOf(r, at.Child("effect"), t.Effect, v1.TaintEffectNoSchedule, v1.TaintEffectPreferNoSchedule, v1.TaintEffectNoExecute)

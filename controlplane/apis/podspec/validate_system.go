@@ -112,8 +112,10 @@ func hostProcess(r *rule.Report, path *field.Path, spec *v1.PodSpec) {
 		if effective(c) {
 			n++
 		}
-		if sc := c.SecurityContext; pod != nil && sc != nil && sc.WindowsOptions != nil && sc.WindowsOptions.HostProcess != nil && *sc.WindowsOptions.HostProcess != *pod {
-			r.Invalid(path.Child("securityContext", "windowsOptions", "hostProcess"), *pod, "pod hostProcess value must be identical if both are specified, for container "+c.Name)
+		if sc := c.SecurityContext; pod != nil && sc != nil && sc.WindowsOptions != nil && sc.WindowsOptions.HostProcess != nil &&
+			*sc.WindowsOptions.HostProcess != *pod {
+			r.Invalid(path.Child("securityContext", "windowsOptions", "hostProcess"), *pod,
+				"pod hostProcess value must be identical if both are specified, for container "+c.Name)
 		}
 	}
 	if n == 0 {

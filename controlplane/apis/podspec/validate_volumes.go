@@ -82,7 +82,8 @@ func source(r *rule.Report, at *field.Path, v *v1.Volume, pod *metav1.ObjectMeta
 		}
 		huge := strings.HasPrefix(string(s.Medium), string(v1.StorageMediumHugePagesPrefix))
 		if !huge && s.Medium != "" && s.Medium != v1.StorageMediumMemory && s.Medium != v1.StorageMediumHugePages {
-			r.Add(field.NotSupported(at.Child("medium"), s.Medium, []v1.StorageMedium{"", v1.StorageMediumMemory, v1.StorageMediumHugePages, v1.StorageMediumHugePagesPrefix}))
+			r.Add(field.NotSupported(at.Child("medium"), s.Medium, []v1.StorageMedium{"", v1.StorageMediumMemory, v1.StorageMediumHugePages,
+				v1.StorageMediumHugePagesPrefix}))
 		}
 		mode(r, at.Child("mode"), s.Mode)
 	}

@@ -39,7 +39,8 @@ func validateCSIDriver(_ context.Context, d *v1.CSIDriver) field.ErrorList {
 			r.Between(at.Child("expirationSeconds"), *t.ExpirationSeconds, 600, 1<<32)
 		}
 	}
-	r.Forbidden(path.Child("serviceAccountTokenInSecrets"), s.ServiceAccountTokenInSecrets != nil && len(s.TokenRequests) == 0, "must not be set when tokenRequests is empty")
+	r.Forbidden(path.Child("serviceAccountTokenInSecrets"), s.ServiceAccountTokenInSecrets != nil && len(s.TokenRequests) == 0,
+		"must not be set when tokenRequests is empty")
 	if n := s.NodeAllocatableUpdatePeriodSeconds; n != nil {
 		r.Between(path.Child("nodeAllocatableUpdatePeriodSeconds"), *n, 10, math.MaxInt32)
 	}

@@ -48,19 +48,31 @@ func (c *claim) addresses(ctx context.Context, old *corev1.Service) field.ErrorL
 			if err != nil || had[ip] {
 				continue // a wrong address is validation's business
 			}
-			if err := c.take(ctx, ip); err != nil {
+			err = c.take(ctx, ip)
+			c.countAddress(ip, static, err)
+			if err != nil {
 				return field.ErrorList{addressError(ipsPath.Index(i), ip, err)}
 			}
 			continue
 		}
 		ip, err := c.takeAny(ctx, family)
 		if err != nil {
+			c.countAddress(anyOf(family), dynamic, err)
 			return field.ErrorList{field.InternalError(ipsPath.Index(i), fmt.Errorf("allocate an %s address: %w", family, err))}
 		}
+		c.countAddress(ip, dynamic, nil)
 		s.Spec.ClusterIPs = append(s.Spec.ClusterIPs, ip.String())
 	}
 	s.Spec.ClusterIP = s.Spec.ClusterIPs[0]
 	return nil
+}
+
+// anyOf is some address of the family, for those who only want to name the family.
+func anyOf(f corev1.IPFamily) netip.Addr {
+	if f == corev1.IPv4Protocol {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
 }
 
 func addressError(path *field.Path, ip netip.Addr, err error) *field.Error {

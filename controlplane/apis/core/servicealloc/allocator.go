@@ -52,6 +52,7 @@ type Allocator struct {
 
 // New checks cfg and returns its Allocator.
 func New(cfg Config) (*Allocator, error) {
+	registerMetrics()
 	a := &Allocator{cfg: cfg}
 	for _, text := range cfg.CIDRs {
 		p, err := netip.ParsePrefix(text)

@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/component-base/metrics/testutil"
 	clocktesting "k8s.io/utils/clock/testing"
 )
 
@@ -120,21 +121,28 @@ func TestFamiliesOfANewService(t *testing.T) {
 		want   []corev1.IPFamily
 		err    string
 	}{
-		"nothing said on a dual-stack cluster":  {cidrs: []string{cidr4, cidr6}, policy: single, want: []corev1.IPFamily{v4}},
-		"nothing said where IPv6 comes first":   {cidrs: []string{cidr6, cidr4}, policy: single, want: []corev1.IPFamily{v6}},
-		"dual-stack preferred and there":        {cidrs: []string{cidr4, cidr6}, change: families(new(prefer)), policy: prefer, want: []corev1.IPFamily{v4, v6}},
-		"dual-stack preferred and not there":    {cidrs: []string{cidr4}, change: families(new(prefer)), policy: prefer, want: []corev1.IPFamily{v4}},
-		"dual-stack required and not there":     {cidrs: []string{cidr4}, change: families(new(require)), err: "not configured for dual-stack"},
-		"IPv6 first of two":                     {cidrs: []string{cidr4, cidr6}, change: families(new(require), v6), policy: require, want: []corev1.IPFamily{v6, v4}},
-		"two families and no policy":            {cidrs: []string{cidr4, cidr6}, change: families(nil, v6, v4), policy: require, want: []corev1.IPFamily{v6, v4}},
-		"the other family alone":                {cidrs: []string{cidr4, cidr6}, change: families(nil, v6), policy: single, want: []corev1.IPFamily{v6}},
-		"a family that the cluster lacks":       {cidrs: []string{cidr4}, change: families(nil, v6), err: "not configured on this cluster"},
-		"two families but a single stack":       {cidrs: []string{cidr4, cidr6}, change: families(new(single), v4, v6), err: "when multiple ipFamilies"},
-		"the same family twice":                 {cidrs: []string{cidr4, cidr6}, change: families(new(require), v4, v4), err: "Duplicate value"},
-		"an address names the family":           {cidrs: []string{cidr4, cidr6}, change: func(s *corev1.ServiceSpec) { s.ClusterIP = "fd00:10:96::99" }, policy: single, want: []corev1.IPFamily{v6}},
-		"headless without selector":             {cidrs: []string{cidr4}, change: func(s *corev1.ServiceSpec) { s.ClusterIP, s.Selector = "None", nil }, policy: require, want: []corev1.IPFamily{v4, v6}},
-		"headless with selector":                {cidrs: []string{cidr4, cidr6}, change: func(s *corev1.ServiceSpec) { s.ClusterIP = "None" }, policy: single, want: []corev1.IPFamily{v4}},
-		"an address of another family than one": {cidrs: []string{cidr4, cidr6}, change: func(s *corev1.ServiceSpec) { s.ClusterIP, s.IPFamilies = "10.96.0.9", []corev1.IPFamily{v6} }, err: "expected an address of family IPv6"},
+		"nothing said on a dual-stack cluster": {cidrs: []string{cidr4, cidr6}, policy: single, want: []corev1.IPFamily{v4}},
+		"nothing said where IPv6 comes first":  {cidrs: []string{cidr6, cidr4}, policy: single, want: []corev1.IPFamily{v6}},
+		"dual-stack preferred and there":       {cidrs: []string{cidr4, cidr6}, change: families(new(prefer)), policy: prefer, want: []corev1.IPFamily{v4, v6}},
+		"dual-stack preferred and not there":   {cidrs: []string{cidr4}, change: families(new(prefer)), policy: prefer, want: []corev1.IPFamily{v4}},
+		"dual-stack required and not there":    {cidrs: []string{cidr4}, change: families(new(require)), err: "not configured for dual-stack"},
+		"IPv6 first of two": {cidrs: []string{cidr4, cidr6}, change: families(new(require), v6), policy: require, want: []corev1.IPFamily{v6,
+			v4}},
+		"two families and no policy":      {cidrs: []string{cidr4, cidr6}, change: families(nil, v6, v4), policy: require, want: []corev1.IPFamily{v6, v4}},
+		"the other family alone":          {cidrs: []string{cidr4, cidr6}, change: families(nil, v6), policy: single, want: []corev1.IPFamily{v6}},
+		"a family that the cluster lacks": {cidrs: []string{cidr4}, change: families(nil, v6), err: "not configured on this cluster"},
+		"two families but a single stack": {cidrs: []string{cidr4, cidr6}, change: families(new(single), v4, v6), err: "when multiple ipFamilies"},
+		"the same family twice":           {cidrs: []string{cidr4, cidr6}, change: families(new(require), v4, v4), err: "Duplicate value"},
+		"an address names the family": {cidrs: []string{cidr4, cidr6}, change: func(s *corev1.ServiceSpec) { s.ClusterIP = "fd00:10:96::99" },
+			policy: single, want: []corev1.IPFamily{v6}},
+		"headless without selector": {cidrs: []string{cidr4}, change: func(s *corev1.ServiceSpec) { s.ClusterIP, s.Selector = "None", nil },
+			policy: require, want: []corev1.IPFamily{v4, v6}},
+		"headless with selector": {cidrs: []string{cidr4, cidr6}, change: func(s *corev1.ServiceSpec) { s.ClusterIP = "None" }, policy: single,
+			want: []corev1.IPFamily{v4}},
+		"an address of another family than one": {cidrs: []string{cidr4, cidr6}, change: func(s *corev1.ServiceSpec) {
+			s.ClusterIP, s.IPFamilies = "10.96.0.9",
+				[]corev1.IPFamily{v6}
+		}, err: "expected an address of family IPv6"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			client := fake.NewClientset()
@@ -263,7 +271,8 @@ func TestNodePorts(t *testing.T) {
 	}
 	tcp, udp := corev1.ProtocolTCP, corev1.ProtocolUDP
 	t.Run("one port number for both protocols of a service port", func(t *testing.T) {
-		s := service("a", nodePort(corev1.ServicePort{Port: 53, Protocol: tcp}, corev1.ServicePort{Port: 53, Protocol: udp}, corev1.ServicePort{Port: 80, Protocol: tcp}))
+		s := service("a", nodePort(corev1.ServicePort{Port: 53, Protocol: tcp}, corev1.ServicePort{Port: 53, Protocol: udp}, corev1.ServicePort{Port: 80,
+			Protocol: tcp}))
 		create(t, newAllocator(t, fake.NewClientset(), &memory{}, cidr4), s)
 		p := s.Spec.Ports
 		if p[0].NodePort != p[1].NodePort || p[0].NodePort == p[2].NodePort || p[0].NodePort < 30000 || p[0].NodePort > 30099 {
@@ -272,7 +281,8 @@ func TestNodePorts(t *testing.T) {
 	})
 	t.Run("a chosen port is given once, whatever the protocol", func(t *testing.T) {
 		a := newAllocator(t, fake.NewClientset(), &memory{}, cidr4)
-		create(t, a, service("a", nodePort(corev1.ServicePort{Port: 53, Protocol: tcp, NodePort: 30053}, corev1.ServicePort{Port: 53, Protocol: udp, NodePort: 30053})))
+		create(t, a, service("a", nodePort(corev1.ServicePort{Port: 53, Protocol: tcp, NodePort: 30053}, corev1.ServicePort{Port: 53, Protocol: udp,
+			NodePort: 30053})))
 		_, err := a.Create(t.Context(), service("b", nodePort(corev1.ServicePort{Port: 53, Protocol: udp, NodePort: 30053})), false)
 		if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "spec.ports[0].nodePort") || !strings.Contains(err.Error(), "already allocated") {
 			t.Errorf("error %v", err)
@@ -280,7 +290,8 @@ func TestNodePorts(t *testing.T) {
 	})
 	t.Run("a port outside the range is refused with the range", func(t *testing.T) {
 		client := fake.NewClientset()
-		_, err := newAllocator(t, client, &memory{}, cidr4).Create(t.Context(), service("a", nodePort(corev1.ServicePort{Port: 80, Protocol: tcp, NodePort: 80})), false)
+		_, err := newAllocator(t, client, &memory{}, cidr4).Create(t.Context(), service("a", nodePort(corev1.ServicePort{Port: 80, Protocol: tcp, NodePort: 80})),
+			false)
 		if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "30000-30099") {
 			t.Errorf("error %v", err)
 		}
@@ -478,5 +489,29 @@ func TestConfigurationIsChecked(t *testing.T) {
 				t.Error("accepted")
 			}
 		})
+	}
+}
+
+func TestMetricsCountWhatWasHandedOut(t *testing.T) {
+	a := newAllocator(t, fake.NewClientset(), &memory{}, "10.98.0.0/24")
+	create(t, a, service("a", func(s *corev1.ServiceSpec) { s.Type = corev1.ServiceTypeNodePort }))
+	create(t, a, service("b", func(s *corev1.ServiceSpec) { s.ClusterIP = "10.98.0.2" }))
+	if _, err := a.Create(t.Context(), service("c", func(s *corev1.ServiceSpec) { s.ClusterIP = "10.98.0.2" }), false); err == nil {
+		t.Fatal("one address was given twice")
+	}
+	for want, got := range map[string]func() (float64, error){
+		"1 chosen here": func() (float64, error) {
+			return testutil.GetCounterMetricValue(ipAllocations.WithLabelValues("10.98.0.0/24", dynamic))
+		},
+		"1 chosen there": func() (float64, error) {
+			return testutil.GetCounterMetricValue(ipAllocations.WithLabelValues("10.98.0.0/24", static))
+		},
+		"1 refused": func() (float64, error) {
+			return testutil.GetCounterMetricValue(ipErrors.WithLabelValues("10.98.0.0/24", static))
+		},
+	} {
+		if n, err := got(); err != nil || n != 1 {
+			t.Errorf("%s: %v (%v)", want, n, err)
+		}
 	}
 }

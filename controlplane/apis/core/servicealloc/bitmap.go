@@ -66,7 +66,8 @@ func (r portRange) write(ra *corev1.RangeAllocation, bits *big.Int) {
 }
 
 // takePort claims one certain port. One outside the range cannot be taken.
-func (c *claim) takePort(ctx context.Context, n int32) error {
+func (c *claim) takePort(ctx context.Context, n int32) (err error) {
+	defer func() { c.countPort(static, err) }()
 	r := c.a.ports
 	if !r.contains(n) {
 		return &portOutsideError{r}
@@ -96,6 +97,7 @@ func (c *claim) takeAnyPort(ctx context.Context) (int32, error) {
 		}
 		return 0, fmt.Errorf("%w in %s", errPortsFull, r)
 	}, &got)
+	c.countPort(dynamic, err)
 	return got, err
 }
 

@@ -61,7 +61,9 @@ func (r *Repairer) Repair(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list Services: %w", err)
 	}
-	return errors.Join(r.addresses(ctx, addresses.Items, services.Items), r.ports(ctx, allocation, services.Items))
+	err = errors.Join(r.addresses(ctx, addresses.Items, services.Items), r.ports(ctx, allocation, services.Items))
+	r.Allocator.gauge(ctx, addresses.Items)
+	return err
 }
 
 func (r *Repairer) addresses(ctx context.Context, addresses []networkingv1.IPAddress, services []corev1.Service) error {
