@@ -16,7 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const bridgeName = "br0"
+// bridgeOf is the fabric's bridge that carries h's link.
+func bridgeOf(h Host) string { return fmt.Sprintf("br%d", h.Subnet) }
 
 // wire joins every host to the fabric: eth0 inside, a port named after the host on the fabric's side. Both ends are created inside their
 // namespaces; the machine's own namespace never sees them.
@@ -107,10 +108,7 @@ func wireHost(h Host, fabric *netlink.Handle, pid int) error {
 
 // ensureBridge returns the bridge of h's link; it carries the fabric's own address on that link.
 func ensureBridge(fabric *netlink.Handle, h Host) (netlink.Link, error) {
-	name := bridgeName
-	if h.Subnet > 0 {
-		name = fmt.Sprintf("br%d", h.Subnet)
-	}
+	name := bridgeOf(h)
 	if l, err := fabric.LinkByName(name); err == nil {
 		return l, nil
 	}
@@ -131,32 +129,41 @@ func ensureBridge(fabric *netlink.Handle, h Host) (netlink.Link, error) {
 	return br, fabric.LinkSetUp(br)
 }
 
-// routePools sends the load-balancer pools from the client to the nodes, as a router in front of a cluster does.
-func routePools(t Topology, pid int) error {
-	h, err := netlinkIn(pid)
+// routePools sends the load-balancer pools to the nodes, as a router in front of a cluster does: the client itself where the nodes are on its link,
+// else the fabric, which is the client's router.
+func routePools(t Topology, inits map[string]int) error {
+	router := inits["client"]
+	if t.Routed {
+		router = inits["fabric"]
+	}
+	h, err := netlinkIn(router)
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	eth0, err := h.LinkByName("eth0")
-	if err != nil {
-		return err
-	}
 	for _, pool := range LoadBalancerPools {
 		dst := netip.MustParsePrefix(pool)
-		if dst.Addr().Is4() && !t.Families.IPv4 || dst.Addr().Is6() && !t.Families.IPv6 {
-			continue
-		}
 		var hops []*netlink.NexthopInfo
 		for _, n := range t.Nodes() {
 			via := n.IPv4
 			if dst.Addr().Is6() {
 				via = n.IPv6
 			}
-			if t.Routed {
-				via = n.Gateway(via)
+			if !via.IsValid() {
+				continue
 			}
-			hops = append(hops, &netlink.NexthopInfo{LinkIndex: eth0.Attrs().Index, Gw: via.AsSlice()})
+			device := "eth0"
+			if t.Routed {
+				device = bridgeOf(n)
+			}
+			l, err := h.LinkByName(device)
+			if err != nil {
+				return err
+			}
+			hops = append(hops, &netlink.NexthopInfo{LinkIndex: l.Attrs().Index, Gw: via.AsSlice()})
+		}
+		if len(hops) == 0 {
+			continue // not a family of this sandbox
 		}
 		if err := h.RouteReplace(&netlink.Route{Dst: ipNet(dst), MultiPath: hops}); err != nil {
 			return fmt.Errorf("route %s to the nodes: %w", pool, err)

@@ -94,7 +94,7 @@ func (s *Sandbox) Up(ctx context.Context, o UpOptions) error {
 	if err := wire(topo, st.Inits); err != nil {
 		return err
 	}
-	if err := routePools(topo, st.Inits["client"]); err != nil {
+	if err := routePools(topo, st.Inits); err != nil {
 		return err
 	}
 	progress.done(fmt.Sprintf("made %d hosts on a link of their own", len(topo.Hosts)))
