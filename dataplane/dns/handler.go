@@ -52,6 +52,9 @@ func (h *Handler) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 	if !h.Zone.Ready() {
 		return dns.RcodeServerFailure, nil
 	}
+	if t := state.QType(); t == dns.TypeAXFR || t == dns.TypeIXFR {
+		return dns.RcodeRefused, nil // CoreDNS's plugin transfer, where configured, did not let it through
+	}
 	var a Answer
 	if forward {
 		a = h.Zone.Lookup(name, state.QType())

@@ -17,26 +17,40 @@ import (
 	"github.com/miekg/dns"
 
 	// The plugins that a Corefile may use besides our own.
+	_ "github.com/coredns/coredns/plugin/acl"
 	_ "github.com/coredns/coredns/plugin/any"
+	_ "github.com/coredns/coredns/plugin/auto"
 	_ "github.com/coredns/coredns/plugin/autopath"
 	_ "github.com/coredns/coredns/plugin/bind"
 	_ "github.com/coredns/coredns/plugin/bufsize"
 	_ "github.com/coredns/coredns/plugin/cache"
 	_ "github.com/coredns/coredns/plugin/cancel"
+	_ "github.com/coredns/coredns/plugin/chaos"
+	_ "github.com/coredns/coredns/plugin/debug"
+	_ "github.com/coredns/coredns/plugin/dns64"
 	_ "github.com/coredns/coredns/plugin/errors"
 	_ "github.com/coredns/coredns/plugin/file"
 	_ "github.com/coredns/coredns/plugin/forward"
+	_ "github.com/coredns/coredns/plugin/header"
 	_ "github.com/coredns/coredns/plugin/health"
 	_ "github.com/coredns/coredns/plugin/hosts"
 	_ "github.com/coredns/coredns/plugin/loadbalance"
+	_ "github.com/coredns/coredns/plugin/local"
 	_ "github.com/coredns/coredns/plugin/log"
 	_ "github.com/coredns/coredns/plugin/loop"
 	_ "github.com/coredns/coredns/plugin/metadata"
 	_ "github.com/coredns/coredns/plugin/metrics"
 	_ "github.com/coredns/coredns/plugin/minimal"
+	_ "github.com/coredns/coredns/plugin/multisocket"
+	_ "github.com/coredns/coredns/plugin/nsid"
+	_ "github.com/coredns/coredns/plugin/pprof"
 	_ "github.com/coredns/coredns/plugin/ready"
 	_ "github.com/coredns/coredns/plugin/rewrite"
+	_ "github.com/coredns/coredns/plugin/root"
+	_ "github.com/coredns/coredns/plugin/secondary"
 	_ "github.com/coredns/coredns/plugin/template"
+	_ "github.com/coredns/coredns/plugin/timeouts"
+	_ "github.com/coredns/coredns/plugin/tls"
 	_ "github.com/coredns/coredns/plugin/transfer"
 	_ "github.com/coredns/coredns/plugin/view"
 	_ "github.com/coredns/coredns/plugin/whoami"
@@ -47,16 +61,25 @@ import (
 // directive is our plugin's name in a Corefile.
 const directive = "fairlead"
 
+// searchDirective is the name of the plugin that walks search lists.
+const searchDirective = "search"
+
 const defaultTTL = 5 // seconds, as CoreDNS's own kubernetes plugin
 
 // source is where the plugin reads when a Corefile is loaded. CoreDNS wires plugins by name through package state, so this must be package state too.
 var source atomic.Pointer[tables.Tables]
+
+// asked counts for the process's life, over reloads.
+var asked counts
 
 // register makes the directive known, in front of the plugins that ask elsewhere.
 var register = sync.OnceFunc(func() {
 	plugin.Register(directive, setup)
 	at := slices.Index(dnsserver.Directives, "kubernetes")
 	dnsserver.Directives = slices.Insert(dnsserver.Directives, at, directive)
+	plugin.Register(searchDirective, setupSearch) // in front of the cache, which then holds answers under their real names
+	at = slices.Index(dnsserver.Directives, "autopath")
+	dnsserver.Directives = slices.Insert(dnsserver.Directives, at, searchDirective)
 })
 
 func setup(c *caddy.Controller) error {
@@ -76,13 +99,13 @@ func setup(c *caddy.Controller) error {
 //
 //	fairlead [ZONES...] {
 //	    ttl SECONDS
-//	    pods disabled|insecure
+//	    pods disabled|insecure|verified
 //	    fallthrough [ZONES...]
 //	}
 //
 // One of the zones is the cluster domain; those below in-addr.arpa and ip6.arpa are for reverse look-ups.
 func parse(c *caddy.Controller) (*Handler, error) {
-	h := &Handler{Zone: &Zone{TTL: defaultTTL, Pods: PodsInsecure, Tables: source.Load()}}
+	h := &Handler{Zone: &Zone{TTL: defaultTTL, Pods: PodsInsecure, Tables: source.Load(), asked: &asked}}
 	if !c.Next() {
 		return nil, c.ArgErr()
 	}
@@ -132,13 +155,49 @@ func (h *Handler) option(c *caddy.Controller) error {
 			h.Zone.Pods = PodsDisabled
 		case "insecure":
 			h.Zone.Pods = PodsInsecure
+		case "verified":
+			h.Zone.Pods = PodsVerified
 		default:
-			return c.Errf("pods %q: want disabled or insecure", args[0])
+			return c.Errf("pods %q: want disabled, insecure or verified", args[0])
 		}
 	case "fallthrough":
 		h.Fall.SetZonesFromArgs(args)
 	default:
 		return c.Errf("unknown option %q: want ttl, pods or fallthrough", option)
 	}
+	return nil
+}
+
+// setupSearch reads
+//
+//	search DOMAIN [RESOLV_CONF]
+//
+// DOMAIN is the cluster's. The node's own search list is read from RESOLV_CONF, by default /etc/resolv.conf, as the kubelet does for pods.
+func setupSearch(c *caddy.Controller) error {
+	c.Next()
+	args := c.RemainingArgs()
+	if len(args) < 1 || len(args) > 2 || c.NextBlock() || c.Next() {
+		return plugin.Error(searchDirective, c.Err("want once: search DOMAIN [RESOLV_CONF]"))
+	}
+	s := &Search{Domain: strings.ToLower(dns.Fqdn(args[0])), Tables: source.Load()}
+	file := "/etc/resolv.conf"
+	if len(args) == 2 {
+		file = args[1]
+	}
+	conf, err := dns.ClientConfigFromFile(file)
+	if err != nil && len(args) == 2 {
+		return plugin.Error(searchDirective, err)
+	}
+	if err == nil {
+		for _, d := range conf.Search {
+			if d = strings.ToLower(dns.Fqdn(d)); d != "." {
+				s.Host = append(s.Host, d)
+			}
+		}
+	}
+	dnsserver.GetConfig(c).AddPlugin(func(next plugin.Handler) plugin.Handler {
+		s.Next = next
+		return s
+	})
 	return nil
 }

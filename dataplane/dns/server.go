@@ -28,8 +28,14 @@ type Config struct {
 	Port      int          // 0 means Port
 	Upstreams []string     // servers for all other names, ADDR or ADDR:PORT; none means that they are refused
 	Metrics   string       // ADDR:PORT of CoreDNS's metrics; empty for none
-	// Corefile replaces the one made from the fields above when not empty.
+	// Corefile replaces the one made from the fields above when not empty. The words of Words are replaced in it.
 	Corefile string
+	// Corefiles delivers further Corefiles, "" for the one made from the fields; each is loaded without a question lost, or refused and the former one kept.
+	Corefiles <-chan string
+	// Socket is the path of a unix socket on which flctl asks (see Control); empty for none.
+	Socket string
+	// ResolvConf is the file with the node's search list; default /etc/resolv.conf.
+	ResolvConf string
 }
 
 // Run serves DNS until ctx ends. One server a process: CoreDNS's configuration is process-wide.
@@ -37,20 +43,83 @@ func Run(ctx context.Context, cfg Config) error {
 	register()
 	source.Store(cfg.Tables)
 	caddy.Quiet, dnsserver.Quiet = true, true
-	text := cfg.Corefile
-	if text == "" {
-		text = cfg.corefile()
+	logger := klog.FromContext(ctx)
+	instance, err := caddy.Start(cfg.input(cfg.Corefile))
+	if err != nil && cfg.Corefile != "" && cfg.Corefiles != nil { // the cluster's is broken: names inside must go on working
+		logger.Error(err, "Corefile refused; using the default one until it changes")
+		reloads.WithLabelValues("failed").Inc()
+		instance, err = caddy.Start(cfg.input(""))
 	}
-	instance, err := caddy.Start(caddy.CaddyfileInput{Filepath: "Corefile", Contents: []byte(text), ServerTypeName: "dns"})
 	if err != nil {
 		return fmt.Errorf("start DNS server: %w", err)
 	}
-	klog.FromContext(ctx).Info("DNS server answers", "domain", cfg.Domain, "listen", cfg.Listen, "port", cfg.port(), "upstreams", cfg.Upstreams)
-	<-ctx.Done()
-	for _, err := range instance.ShutdownCallbacks() {
-		klog.FromContext(ctx).Error(err, "DNS server's end")
+	defer func() {
+		for _, err := range instance.ShutdownCallbacks() {
+			logger.Error(err, "DNS server's end")
+		}
+		if err := instance.Stop(); err != nil {
+			logger.Error(err, "Stop DNS server")
+		}
+	}()
+	if cfg.Socket != "" {
+		stop, err := serveControl(cfg)
+		if err != nil {
+			return err
+		}
+		defer stop()
 	}
-	return instance.Stop()
+	logger.Info("DNS server answers", "domain", cfg.Domain, "listen", cfg.Listen, "port", cfg.port(), "upstreams", cfg.Upstreams)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case text := <-cfg.Corefiles:
+			next, err := instance.Restart(cfg.input(text))
+			if err != nil {
+				reloads.WithLabelValues("failed").Inc()
+				logger.Error(err, "Corefile refused; the former one stays")
+				continue
+			}
+			instance = next
+			reloads.WithLabelValues("loaded").Inc()
+			logger.Info("Corefile loaded", "default", text == "")
+		}
+	}
+}
+
+func (cfg Config) input(text string) caddy.Input {
+	if text == "" {
+		text = cfg.corefile()
+	}
+	return caddy.CaddyfileInput{Filepath: "Corefile", Contents: []byte(cfg.Words().Replace(text)), ServerTypeName: "dns"}
+}
+
+// Words replaces in a Corefile of the cluster what differs from node to node: {{PORT}}, {{BIND}} (the node's addresses), {{DOMAIN}}, {{UPSTREAMS}}
+// (none configured: 127.0.0.1:9, where nobody answers, so that `forward . {{UPSTREAMS}}` stays well formed) and {{RESOLV_CONF}}.
+func (cfg Config) Words() *strings.Replacer {
+	bind := make([]string, len(cfg.Listen))
+	for i, a := range cfg.Listen {
+		bind[i] = a.String()
+	}
+	if len(bind) == 0 {
+		bind = []string{"0.0.0.0", "::"}
+	}
+	upstreams := make([]string, len(cfg.Upstreams))
+	for i, u := range cfg.Upstreams {
+		upstreams[i] = withPort(u)
+	}
+	if len(upstreams) == 0 {
+		upstreams = []string{"127.0.0.1:9"}
+	}
+	return strings.NewReplacer("{{PORT}}", strconv.Itoa(cfg.port()), "{{BIND}}", strings.Join(bind, " "), "{{DOMAIN}}", strings.TrimSuffix(cfg.Domain, "."),
+		"{{UPSTREAMS}}", strings.Join(upstreams, " "), "{{RESOLV_CONF}}", cfg.resolvConf())
+}
+
+func (cfg Config) resolvConf() string {
+	if cfg.ResolvConf != "" {
+		return cfg.ResolvConf
+	}
+	return "/etc/resolv.conf"
 }
 
 func (cfg Config) port() int {
@@ -74,6 +143,9 @@ func (cfg Config) corefile() string {
 	b.WriteString("    errors\n    cancel 4s\n    bufsize 1232\n")
 	if cfg.Metrics != "" {
 		fmt.Fprintf(&b, "    prometheus %s\n", cfg.Metrics)
+	}
+	if cfg.Tables != nil && len(cfg.Upstreams) > 0 {
+		fmt.Fprintf(&b, "    %s %s %s\n", searchDirective, strings.TrimSuffix(cfg.Domain, "."), cfg.resolvConf())
 	}
 	fmt.Fprintf(&b, "    %s %s in-addr.arpa ip6.arpa {\n        pods insecure\n        ttl %d\n    }\n", directive, strings.TrimSuffix(cfg.Domain, "."), defaultTTL)
 	if len(cfg.Upstreams) > 0 {

@@ -5,6 +5,7 @@ package dns
 import (
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/cilium/statedb"
 	"github.com/miekg/dns"
@@ -21,6 +22,7 @@ type PodMode int
 const (
 	PodsDisabled PodMode = iota // NXDOMAIN
 	PodsInsecure                // whatever address the name spells
+	PodsVerified                // addresses of pods that the tables know: those of this node, and every endpoint of a service
 )
 
 // Zone answers for one cluster domain from the tables.
@@ -29,6 +31,8 @@ type Zone struct {
 	TTL    uint32 // seconds, of every record but dns-version's
 	Pods   PodMode
 	Tables *tables.Tables
+
+	asked *counts // nil: not counted
 }
 
 // Answer is the outcome of a lookup. Records carry the names as they are in the zone, in lower case.
@@ -61,13 +65,17 @@ func (z *Zone) Lookup(name string, qtype uint16) Answer {
 func (z *Zone) lookup(txn statedb.ReadTxn, name string, qtype uint16, aliases int) Answer {
 	rel := strings.TrimSuffix(strings.TrimSuffix(name, z.Domain), ".")
 	if rel == "" {
-		return z.apex(qtype)
+		return z.apex(txn, qtype)
 	}
 	labels := strings.Split(rel, ".")
 	last := labels[len(labels)-1]
 	switch {
 	case rel == "dns-version":
 		return z.version(name, qtype)
+	case rel == "dns":
+		return Answer{} // between the zone and its name server
+	case rel == "ns.dns":
+		return Answer{Answer: z.addresses(name, z.nameServer(txn), qtype)}
 	case last == "svc":
 		return z.service(txn, name, labels[:len(labels)-1], qtype, aliases)
 	case last == "pod" && z.Pods != PodsDisabled:
@@ -76,14 +84,29 @@ func (z *Zone) lookup(txn statedb.ReadTxn, name string, qtype uint16, aliases in
 	return nxdomain
 }
 
-func (z *Zone) apex(qtype uint16) Answer {
+func (z *Zone) apex(txn statedb.ReadTxn, qtype uint16) Answer {
+	ns := &dns.NS{Hdr: z.header(z.Domain, dns.TypeNS), Ns: z.nsName()}
+	glue := func() []dns.RR { return z.addresses(ns.Ns, z.nameServer(txn), dns.TypeANY) }
 	switch qtype {
-	case dns.TypeSOA, dns.TypeANY:
+	case dns.TypeSOA:
 		return Answer{Answer: []dns.RR{z.SOA()}}
 	case dns.TypeNS:
-		return Answer{Answer: []dns.RR{&dns.NS{Hdr: z.header(z.Domain, dns.TypeNS), Ns: "ns.dns." + z.Domain}}}
+		return Answer{Answer: []dns.RR{ns}, Extra: glue()}
+	case dns.TypeANY:
+		return Answer{Answer: []dns.RR{z.SOA(), ns}, Extra: glue()}
 	}
 	return Answer{}
+}
+
+func (z *Zone) nsName() string { return "ns.dns." + z.Domain }
+
+// nameServer returns the addresses of the cluster's DNS Service, none while there is no such Service.
+func (z *Zone) nameServer(txn statedb.ReadTxn) []netip.Addr {
+	svc, _, found := z.Tables.Services.Get(txn, tables.ServiceByName.Query(tables.Name{Namespace: "kube-system", Name: "kube-dns"}))
+	if !found {
+		return nil
+	}
+	return svc.ClusterIPs
 }
 
 // version is the record of section 2.2.
@@ -109,6 +132,9 @@ func (z *Zone) service(txn statedb.ReadTxn, name string, labels []string, qtype 
 	if !found {
 		return nxdomain
 	}
+	if z.asked != nil {
+		z.asked.add(svc.Name)
+	}
 	if svc.Type == tables.ExternalName {
 		if n > 2 {
 			return nxdomain
@@ -129,7 +155,7 @@ func (z *Zone) service(txn statedb.ReadTxn, name string, labels []string, qtype 
 		}
 		return Answer{Answer: z.addresses(name, addrsOf(all), qtype)}
 	case n == 3 && isProtocol(labels[0]):
-		return z.emptyNonTerminal(svc, labels[0])
+		return z.emptyNonTerminal(svc, labels[0], eps)
 	case n == 3 && svc.Headless:
 		return z.hostname(name, labels[0], eps(), qtype)
 	case n == 4 && strings.HasPrefix(labels[0], "_") && isProtocol(labels[1]):
@@ -181,11 +207,21 @@ func (z *Zone) hostname(name, host string, eps []endpoint, qtype uint16) Answer 
 	return Answer{Answer: z.addresses(name, addrs, qtype)}
 }
 
-// emptyNonTerminal answers _<proto>.<service>...: it exists when a named port of that protocol does.
-func (z *Zone) emptyNonTerminal(svc *tables.Service, proto string) Answer {
-	for _, p := range svc.Ports {
-		if p.Name != "" && protocolLabel(p.Protocol) == proto {
-			return Answer{}
+// emptyNonTerminal answers _<proto>.<service>...: it exists when there is an SRV record below it.
+func (z *Zone) emptyNonTerminal(svc *tables.Service, proto string, eps func() []endpoint) Answer {
+	if !svc.Headless {
+		for _, p := range svc.Ports {
+			if p.Name != "" && protocolLabel(p.Protocol) == proto {
+				return Answer{}
+			}
+		}
+		return nxdomain
+	}
+	for _, ep := range eps() {
+		for _, p := range ep.ports {
+			if p.Name != "" && protocolLabel(p.Protocol) == proto {
+				return Answer{}
+			}
 		}
 	}
 	return nxdomain
@@ -244,11 +280,29 @@ func (z *Zone) pod(txn statedb.ReadTxn, name string, labels []string, qtype uint
 	case 1:
 		return z.namespace(txn, labels[0])
 	case 2:
-		if addr, ok := dashedAddr(labels[0]); ok {
+		if addr, ok := dashedAddr(labels[0]); ok && (z.Pods != PodsVerified || z.podExists(txn, labels[1], addr)) {
 			return Answer{Answer: z.addresses(name, []netip.Addr{addr}, qtype)}
 		}
 	}
 	return nxdomain
+}
+
+// podExists reports whether a pod of namespace ns is known to have addr. Pods of other nodes that no service selects are not known here: the node
+// watches no pods but its own.
+func (z *Zone) podExists(txn statedb.ReadTxn, ns string, addr netip.Addr) bool {
+	for pod := range z.Tables.LocalPods.List(txn, tables.LocalPodByIP.Query(addr)) {
+		if pod.Namespace == ns {
+			return true
+		}
+	}
+	for slice := range z.Tables.EndpointSlices.List(txn, tables.SliceByEndpoint.Query(addr)) {
+		for i := range slice.Endpoints {
+			if ep := &slice.Endpoints[i]; ep.Addr == addr && ep.Target.Kind == "Pod" && ep.Target.Namespace == ns {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Reverse answers a PTR question for addr (sections 2.3.3 and 2.4.3). ok is false when the address is none of the cluster's.
@@ -285,9 +339,18 @@ func (z *Zone) Reverse(name string, addr netip.Addr, qtype uint16) (a Answer, ok
 // SOA is the zone's start of authority; its minimum is the time to live of negative answers (RFC 2308).
 func (z *Zone) SOA() dns.RR {
 	return &dns.SOA{
-		Hdr: z.header(z.Domain, dns.TypeSOA), Ns: "ns.dns." + z.Domain, Mbox: "hostmaster." + z.Domain,
-		Serial: 1, Refresh: 7200, Retry: 1800, Expire: 86400, Minttl: z.TTL,
+		Hdr: z.header(z.Domain, dns.TypeSOA), Ns: z.nsName(), Mbox: "hostmaster." + z.Domain,
+		Serial: z.serial(), Refresh: 7200, Retry: 1800, Expire: 86400, Minttl: z.TTL,
 	}
+}
+
+// started makes serials grow over restarts of the server, as long as the tables change less than once a second on the long average.
+var started = uint64(time.Now().Unix())
+
+// serial grows with every change of a row that records are made of.
+func (z *Zone) serial() uint32 {
+	txn := z.Tables.DB.ReadTxn()
+	return uint32(started + z.Tables.Services.Revision(txn) + z.Tables.EndpointSlices.Revision(txn))
 }
 
 func (z *Zone) header(name string, rrtype uint16) dns.RR_Header {

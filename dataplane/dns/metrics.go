@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dns
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/fairlead/fairlead/dataplane/tables"
+)
+
+// CoreDNS's metrics plugin serves the default registry, with CoreDNS's own metrics under their names; these are ours beside them.
+var (
+	searchAnswers = promauto.NewCounter(prometheus.CounterOpts{Namespace: "fairlead", Subsystem: "dns", Name: "search_answers_total",
+		Help: "Questions answered by walking the asking pod's search list on the server."})
+	searchSaved = promauto.NewCounter(prometheus.CounterOpts{Namespace: "fairlead", Subsystem: "dns", Name: "search_questions_saved_total",
+		Help: "Questions that resolvers would have sent in addition, had they walked their search lists themselves."})
+	reloads = promauto.NewCounterVec(prometheus.CounterOpts{Namespace: "fairlead", Subsystem: "dns", Name: "reloads_total",
+		Help: "Loads of a changed Corefile by result: loaded, or failed and the former one kept."}, []string{"result"})
+)
+
+// Count is how often a service's names were asked for since the server started.
+type Count struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	Questions int64  `json:"questions"`
+}
+
+// counts hold a counter for each service that exists or was asked for while it did; so clients that make up names do not make it grow.
+type counts struct{ byName sync.Map } // tables.Name -> *atomic.Int64
+
+func (c *counts) add(n tables.Name) {
+	v, ok := c.byName.Load(n)
+	if !ok {
+		v, _ = c.byName.LoadOrStore(n, new(atomic.Int64))
+	}
+	v.(*atomic.Int64).Add(1)
+}
+
+// top returns the n services most asked for.
+func (c *counts) top(n int) []Count {
+	all := []Count{}
+	c.byName.Range(func(k, v any) bool {
+		name := k.(tables.Name)
+		all = append(all, Count{Namespace: name.Namespace, Name: name.Name, Questions: v.(*atomic.Int64).Load()})
+		return true
+	})
+	slices.SortFunc(all, func(a, b Count) int {
+		return cmp.Or(cmp.Compare(b.Questions, a.Questions), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	return all[:min(n, len(all))]
+}
