@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package endpoint
+
+import (
+	"testing"
+	"time"
+
+	"github.com/fairlead/fairlead/dataplane/tables"
+)
+
+func TestSandboxMustBeMissingForLong(t *testing.T) {
+	start := time.Unix(100000, 0)
+	s := &Server{absent: map[string]time.Time{}}
+	pod := &tables.LocalPod{ID: "c/eth0", ContainerID: "c", Created: start}
+	missing, there := map[string]bool{"other": true}, map[string]bool{"c": true}
+	for _, step := range []struct {
+		what      string
+		after     time.Duration
+		sandboxes map[string]bool
+		gone      bool
+	}{
+		{"just made, not listed yet", time.Minute, missing, false},
+		{"old enough, first time missing", 3 * time.Minute, missing, false},
+		{"a minute later", 4 * time.Minute, missing, false},
+		{"listed after all", 4*time.Minute + time.Second, there, false},
+		{"missing again: the count starts over", 6 * time.Minute, missing, false},
+		{"still missing", 7 * time.Minute, missing, false},
+		{"missing for two minutes", 8 * time.Minute, missing, true},
+	} {
+		if got := s.unknown(pod, step.sandboxes, start.Add(step.after)); got != step.gone {
+			t.Errorf("%s: gone is %v", step.what, got)
+		}
+	}
+	if len(s.absent) != 0 {
+		t.Error("a swept pod is still counted")
+	}
+}
+
+func TestBucket(t *testing.T) {
+	for _, c := range []struct{ rate, burst, want uint64 }{
+		{5_000_000, 0, 500_000},           // 100 ms by default
+		{5_000_000, 512 << 20, 5_000_000}, // at most a second's worth
+		{100_000, 1000, minBurst},         // a GSO packet must fit
+		{1 << 30, 1 << 20, 1 << 20},       // as asked
+	} {
+		if b := bucket(c.rate, c.burst); b.Burst != c.want || b.Tokens != c.want || b.Rate != c.rate {
+			t.Errorf("rate %d, burst %d: %+v, want a burst of %d", c.rate, c.burst, b, c.want)
+		}
+	}
+}
