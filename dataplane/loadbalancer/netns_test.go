@@ -288,3 +288,7 @@ func (n *testNode) dump() map[loader.BPFServiceKey]loader.BPFService {
 	}
 	return all
 }
+
+func openPinned(l *loader.Loader, name string) (*ebpf.Map, error) {
+	return ebpf.LoadPinnedMap(filepath.Join(loader.MapDir(l.PinDir()), name), nil)
+}

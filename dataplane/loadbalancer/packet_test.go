@@ -112,7 +112,7 @@ func (r *rig) run(p *ebpf.Program, packet []byte) (uint32, []byte) {
 	opts := &ebpf.RunOptions{Data: packet, DataOut: out}
 	v, err := p.Run(opts)
 	if err != nil {
-		r.t.Fatalf("test run: %v", err)
+		r.t.Fatalf("test run of %d bytes % x: %v", len(packet), packet, err)
 	}
 	return v, opts.DataOut
 }
