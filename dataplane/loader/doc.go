@@ -11,8 +11,8 @@
 //
 // Maps that C declares with LIBBPF_PIN_BY_NAME are created once per PinDir and reused by every later Load, of whichever collection: that is
 // how the socket, XDP and tc programs and a restarted agent share state. LayoutVersion is part of the directory's name: a release that
-// changes a key or value layout raises it, loads beside the old maps, carries entries over (see Migrate) and replaces the programs by link update,
-// so no packet sees half of either.
+// changes a key or value layout raises it, so that it never reads old maps by new types. It then fills its maps beside the old ones and replaces the
+// programs by link update. Carrying connections over from the older layout is that release's work: there is only one layout so far.
 //
 // Attaching is idempotent: a pinned link of the same name that still points at the same target gets its program replaced atomically; one whose
 // target is gone or different is replaced. Nothing here survives only in the process: with the agent dead the datapath goes on.
