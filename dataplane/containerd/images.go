@@ -30,10 +30,9 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// criNamespace is the containerd namespace CRI looks into; the labels mark an image as CRI's and as never to be collected.
+// criNamespace is the containerd namespace CRI looks into; the label marks an image as never to be collected.
 const (
 	criNamespace = "k8s.io"
-	managedLabel = "io.cri-containerd.image"
 	pinnedLabel  = "io.cri-containerd.pinned"
 )
 
@@ -70,9 +69,10 @@ func (i *Images) Import(ctx context.Context, r io.Reader, pinned bool) ([]string
 		return nil, err
 	}
 	defer done()
-	labels := map[string]string{managedLabel: "managed"}
+	// CRI marks a new image as its own and gives it a name by its id, which image volumes need; so it must not be marked already.
+	var labels map[string]string
 	if pinned {
-		labels[pinnedLabel] = "pinned"
+		labels = map[string]string{pinnedLabel: "pinned"}
 	}
 	imported, err := i.client.Import(ctx, plain,
 		client.WithImageLabels(labels),

@@ -53,7 +53,11 @@ func Main(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "nodetest:", err)
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if all, err := buildOnce(); err == nil {
+		os.RemoveAll(filepath.Dir(all.shim))
+	}
+	os.Exit(code)
 }
 
 // isolate runs this program again in new namespaces.
@@ -173,23 +177,43 @@ func StartWith(t testing.TB, server func(*apiserver.Config), configure func(*Con
 	for _, namespace := range []string{metav1.NamespaceDefault, v1.NamespaceNodeLease} {
 		_, _ = n.Client.CoreV1().Namespaces().Create(t.Context(), &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
 	}
-	n.Config.Containerd.ShimExecutable = filepath.Join(t.TempDir(), "fairlead-shim")
-	build := exec.Command("go", "build", "-o", n.Config.Containerd.ShimExecutable, "github.com/fairlead/fairlead/cmd/fairlead-shim")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if output, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the shim: %v\n%s", err, output)
+	built, err := buildOnce()
+	if err != nil {
+		t.Fatal(err)
 	}
+	n.Config.Containerd.ShimExecutable = built.shim
 	images := filepath.Join(data, "containerd", "images")
 	if err := os.MkdirAll(images, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(images, "testapp.tar"), testimage.Build(t), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(images, "testapp.tar"), built.image, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(n.cleanup)
 	n.Up()
 	return n
 }
+
+// built is what nodes of all tests of this process share.
+type built struct {
+	shim  string
+	image []byte
+}
+
+var buildOnce = sync.OnceValues(func() (built, error) {
+	dir, err := os.MkdirTemp("", "nodetest")
+	if err != nil {
+		return built{}, err
+	}
+	out := built{shim: filepath.Join(dir, "fairlead-shim")}
+	cmd := exec.Command("go", "build", "-o", out.shim, "github.com/fairlead/fairlead/cmd/fairlead-shim")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return out, fmt.Errorf("build the shim: %w\n%s", err, output)
+	}
+	out.image, err = testimage.Archive(dir)
+	return out, err
+})
 
 // writeNetwork gives pods a bridge, by the plugins of Debian's containernetworking-plugins.
 func (n *Node) writeNetwork() {

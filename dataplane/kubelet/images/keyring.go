@@ -16,13 +16,13 @@ import (
 
 // Credential opens a registry.
 type Credential struct {
-	registry                       string // host[:port][/path], host parts may be *
-	username, password, identity   string
-	registryToken, serverAddressOf string
+	registry                     string // host[:port][/path], host parts may be *
+	username, password, identity string
+	registryToken                string
 }
 
 func (c Credential) auth() *runtimeapi.AuthConfig {
-	return &runtimeapi.AuthConfig{Username: c.username, Password: c.password, IdentityToken: c.identity, RegistryToken: c.registryToken, ServerAddress: c.serverAddressOf}
+	return &runtimeapi.AuthConfig{Username: c.username, Password: c.password, IdentityToken: c.identity, RegistryToken: c.registryToken}
 }
 
 // Keyring is the credentials of a pod's image pull secrets.
@@ -69,7 +69,7 @@ func ParseSecret(secret *v1.Secret) (Keyring, error) {
 			entry.Username, entry.Password = user, password
 		}
 		out = append(out, Credential{registry: trim(registry), username: entry.Username, password: entry.Password,
-			identity: entry.IdentityToken, registryToken: entry.RegistryToken, serverAddressOf: registry})
+			identity: entry.IdentityToken, registryToken: entry.RegistryToken})
 	}
 	slices.SortFunc(out, func(a, b Credential) int { return strings.Compare(b.registry, a.registry) }) // longer paths first
 	return out, nil
