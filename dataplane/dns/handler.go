@@ -43,11 +43,11 @@ func (h *Handler) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 	zone := h.Zone.Domain
 	if !forward {
 		if zone = plugin.Zones(h.Reverse).Matches(name); zone == "" {
-			return plugin.NextOrFailure(h.Name(), h.Next, ctx, w, r)
+			return h.next(ctx, w, r)
 		}
 	}
 	if state.QClass() != dns.ClassINET {
-		return plugin.NextOrFailure(h.Name(), h.Next, ctx, w, r)
+		return h.next(ctx, w, r)
 	}
 	if !h.Zone.Ready() {
 		return dns.RcodeServerFailure, nil
@@ -65,13 +65,21 @@ func (h *Handler) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 			a, known = h.Zone.Reverse(name, addr, state.QType())
 		}
 		if !known { // the network's own reverse zones may know it
-			return plugin.NextOrFailure(h.Name(), h.Next, ctx, w, r)
+			return h.next(ctx, w, r)
 		}
 	}
 	if a.Rcode == dns.RcodeNameError && h.Fall.Through(name) {
-		return plugin.NextOrFailure(h.Name(), h.Next, ctx, w, r)
+		return h.next(ctx, w, r)
 	}
 	return h.reply(ctx, state, zone, a)
+}
+
+// next hands a question on. With nobody behind, as without upstream servers, the name is none of ours: REFUSED (RFC 1035 section 4.1.1).
+func (h *Handler) next(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	if h.Next == nil {
+		return dns.RcodeRefused, nil
+	}
+	return plugin.NextOrFailure(h.Name(), h.Next, ctx, w, r)
 }
 
 func (h *Handler) reply(ctx context.Context, state request.Request, zone string, a Answer) (int, error) {

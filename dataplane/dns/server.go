@@ -20,6 +20,14 @@ import (
 // Port is where a node's server listens, on the node's own addresses; the cluster DNS Service maps port 53 to it.
 const Port = 10053
 
+// The ConfigMap with the cluster's Corefile. It has a name of its own, not CoreDNS's "coredns": that one's listens on port 53 with the plugin kubernetes, and must
+// stay as it is on a cluster that runs, or goes back to, a CoreDNS deployment.
+const (
+	ConfigMapNamespace = "kube-system"
+	ConfigMapName      = "fairlead-dns"
+	ConfigMapKey       = "Corefile"
+)
+
 // Config says what a node's DNS server answers and where.
 type Config struct {
 	Tables    *tables.Tables

@@ -122,6 +122,7 @@ var specification = []struct {
 	{"empty name: svc", "svc.cluster.local.", dns.TypeA, 0, nil, nil},
 	{"empty name: namespace", "default.svc.cluster.local.", dns.TypeA, 0, nil, nil},
 	{"empty name: no namespace", "none.svc.cluster.local.", dns.TypeA, dns.RcodeNameError, nil, nil},
+	{"empty name: headless without endpoints has none below", "_tcp.empty.default.svc.cluster.local.", dns.TypeA, dns.RcodeNameError, nil, nil},
 	{"apex", "cluster.local.", dns.TypeA, 0, nil, nil},
 	{"outside svc and pod", "web.default.cluster.local.", dns.TypeA, dns.RcodeNameError, nil, nil},
 }
@@ -251,16 +252,6 @@ func TestServerOnTheWire(t *testing.T) {
 	if r, err = ask("udp", "none.default.svc.cluster.local.", dns.TypeA); err != nil || len(r.Answer) != 1 {
 		t.Errorf("a service made after its name was asked for is not found: %v %v", r, err)
 	}
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 func FuzzLookup(f *testing.F) {
