@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,6 +25,8 @@ import (
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
 	certutil "k8s.io/client-go/util/cert"
 	kubectlcmd "k8s.io/kubectl/pkg/cmd"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
@@ -35,6 +38,8 @@ type kubectl struct {
 	t          *testing.T
 	kubeconfig string
 	cache      string
+	// transport is shared: two thousand commands with connections of their own would be a test of TLS handshakes.
+	transport http.RoundTripper
 }
 
 // failed is what a kubectl that would exit panics with.
@@ -49,6 +54,11 @@ func (k kubectl) run(stdin string, args ...string) (out string, err error) {
 	streams := genericiooptions.IOStreams{In: strings.NewReader(stdin), Out: &stdout, ErrOut: &stderr}
 	flags := genericclioptions.NewConfigFlags(true).WithDiscoveryBurst(1000).WithDiscoveryQPS(1000)
 	flags.KubeConfig, flags.CacheDir = &k.kubeconfig, &k.cache
+	flags.WrapConfigFn = func(c *rest.Config) *rest.Config {
+		c = rest.CopyConfig(c)
+		c.TLSClientConfig, c.Transport = rest.TLSClientConfig{}, k.transport
+		return c
+	}
 	cmd := kubectlcmd.NewKubectlCommand(kubectlcmd.KubectlOptions{IOStreams: streams, ConfigFlags: flags, Arguments: append([]string{"kubectl"}, args...)})
 	cmd.SetArgs(args)
 	cmd.SetOut(&stdout)
@@ -86,7 +96,15 @@ func TestKubectlOnEveryKind(t *testing.T) {
 	defer cmdutil.DefaultBehaviorOnFatal()
 	env, stop := start(t, shortDir(t))
 	defer stop()
-	k := kubectl{t: t, kubeconfig: env.AdminKubeconfig, cache: t.TempDir()}
+	admin, err := clientcmd.BuildConfigFromFlags("", env.AdminKubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport, err := rest.TransportFor(admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := kubectl{t: t, kubeconfig: env.AdminKubeconfig, cache: t.TempDir(), transport: transport}
 	samples := readSamples(t)
 	k.must("", "created", "create", "serviceaccount", "default") // a controller's work, and there is none here: without it no pod is admitted
 
