@@ -151,7 +151,7 @@ func (a *API) update(gvr schema.GroupVersionResource, ns, subresource string, ob
 		return nil, apierrors.NewConflict(gvr.GroupResource(), m.GetName(), fmt.Errorf("version %s is not the current %s", v, was.GetResourceVersion()))
 	}
 	from, to := fields(had), fields(obj)
-	if subresource == "status" {
+	if subresource == "status" || subresource == "approval" {
 		status := to["status"]
 		meta := from["metadata"].(map[string]any)
 		meta["annotations"] = to["metadata"].(map[string]any)["annotations"]

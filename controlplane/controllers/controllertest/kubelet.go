@@ -136,14 +136,22 @@ func (k *Kubelets) sync(ctx context.Context, key string) error {
 	return nil
 }
 
-// place is the node a pod is pinned to, else the next in turn.
-func (k *Kubelets) place(pod *corev1.Pod) string {
+// pinned is the node that a pod's affinity names, "" for none.
+func pinned(pod *corev1.Pod) string {
 	if a := pod.Spec.Affinity; a != nil && a.NodeAffinity != nil && a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil {
 		for _, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
 			for _, f := range term.MatchFields {
 				return f.Values[0]
 			}
 		}
+	}
+	return ""
+}
+
+// place is the node a pod is pinned to, else the next in turn.
+func (k *Kubelets) place(pod *corev1.Pod) string {
+	if node := pinned(pod); node != "" {
+		return node
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -3,6 +3,7 @@
 package controllertest
 
 import (
+	"cmp"
 	"context"
 	"testing"
 	"testing/synctest"
@@ -83,7 +84,7 @@ func (w *World) Step(pod *corev1.Pod) bool {
 		}
 	case pod.Spec.NodeName == "":
 		w.Check(api.Bind(ctx, &corev1.Binding{
-			ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name}, Target: corev1.ObjectReference{Name: "node-0"},
+			ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name}, Target: corev1.ObjectReference{Name: cmp.Or(pinned(pod), NodeName(0))},
 		}, metav1.CreateOptions{}))
 	case !controller.Ready(pod) && !controller.Finished(pod):
 		_, err := api.UpdateStatus(ctx, Running(pod, "10.0.0.1", time.Now()), metav1.UpdateOptions{})
