@@ -245,7 +245,7 @@ func (s *socket) serve() {
 		switch buf[len(mark)] {
 		case ask:
 			buf[len(mark)] = answer
-			s.conn.WriteToUDPAddrPort(buf[:n], from)
+			_, _ = s.conn.WriteToUDPAddrPort(buf[:n], from) // a lost answer is a lost probe
 		case answer:
 			at := time.Now()
 			s.mu.Lock()

@@ -59,9 +59,8 @@ type portState struct {
 
 // serviceState is everything written for one service.
 type serviceState struct {
-	ports   map[portID]*portState
-	health  uint16
-	problem string
+	ports  map[portID]*portState
+	health uint16
 }
 
 // kernel is the maps as this package uses them.

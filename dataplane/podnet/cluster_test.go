@@ -167,7 +167,6 @@ type node struct {
 
 	mu  sync.Mutex
 	cmd *exec.Cmd
-	log *os.File
 	cni *libcni.CNIConfig
 }
 

@@ -5,7 +5,7 @@ package rbac
 
 import (
 	v1 "k8s.io/api/rbac/v1"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -32,7 +32,7 @@ func roles() resource.Kind[*v1.Role] {
 		New:            func() *v1.Role { return &v1.Role{} },
 		NewList:        func() runtime.Object { return &v1.RoleList{} },
 		NoGeneration:   true,
-		ValidateName:   path.ValidatePathSegmentName, // names have colons: system:node
+		ValidateName:   pathSegmentName, // names have colons: system:node
 		CreateOnUpdate: true,
 		Columns:        column.NameAndDate[*v1.Role](),
 		Validate:       validateRole,
@@ -46,7 +46,7 @@ func roleBindings() resource.Kind[*v1.RoleBinding] {
 		New:            func() *v1.RoleBinding { return &v1.RoleBinding{} },
 		NewList:        func() runtime.Object { return &v1.RoleBindingList{} },
 		NoGeneration:   true,
-		ValidateName:   path.ValidatePathSegmentName, // names have colons: system:node
+		ValidateName:   pathSegmentName, // names have colons: system:node
 		CreateOnUpdate: true,
 		Default:        defaultRoleBinding,
 		Columns:        roleBindingColumns(),
@@ -63,7 +63,7 @@ func clusterRoles() resource.Kind[*v1.ClusterRole] {
 		New:            func() *v1.ClusterRole { return &v1.ClusterRole{} },
 		NewList:        func() runtime.Object { return &v1.ClusterRoleList{} },
 		NoGeneration:   true,
-		ValidateName:   path.ValidatePathSegmentName, // names have colons: system:node
+		ValidateName:   pathSegmentName, // names have colons: system:node
 		CreateOnUpdate: true,
 		Columns:        column.NameAndDate[*v1.ClusterRole](),
 		Validate:       validateClusterRole,
@@ -78,11 +78,19 @@ func clusterRoleBindings() resource.Kind[*v1.ClusterRoleBinding] {
 		New:            func() *v1.ClusterRoleBinding { return &v1.ClusterRoleBinding{} },
 		NewList:        func() runtime.Object { return &v1.ClusterRoleBindingList{} },
 		NoGeneration:   true,
-		ValidateName:   path.ValidatePathSegmentName, // names have colons: system:node
+		ValidateName:   pathSegmentName, // names have colons: system:node
 		CreateOnUpdate: true,
 		Default:        defaultClusterRoleBinding,
 		Columns:        clusterRoleBindingColumns(),
 		Validate:       validateClusterRoleBinding,
 		ValidateUpdate: validateClusterRoleBindingUpdate,
 	}
+}
+
+// pathSegmentName is the rule for names that are looser than DNS labels: whatever can stand in a URL's path.
+func pathSegmentName(name string, prefix bool) []string {
+	if prefix {
+		return content.IsPathSegmentPrefix(name)
+	}
+	return content.IsPathSegmentName(name)
 }

@@ -61,7 +61,6 @@ type failure struct {
 
 type pull struct {
 	done chan struct{}
-	ref  string
 	err  error
 }
 

@@ -50,7 +50,10 @@ func step(name, value string) error {
 		fmt.Println(strings.Join(os.Environ(), "\n"))
 	case "cat":
 		data, err := os.ReadFile(value)
-		os.Stdout.Write(data)
+		if err != nil {
+			return err
+		}
+		_, err = os.Stdout.Write(data)
 		return err
 	case "ls":
 		return list(value)
