@@ -298,7 +298,7 @@ func (n *Node) removeCgroups() {
 		n.T.Error(err)
 		return
 	}
-	roots := []string{layout.Unified, layout.Hybrid}
+	roots := append([]string{layout.Unified, layout.Hybrid}, layout.Named...)
 	for _, dir := range layout.Controllers {
 		roots = append(roots, dir)
 	}

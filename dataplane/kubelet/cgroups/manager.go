@@ -5,8 +5,10 @@ package cgroups
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,6 +24,8 @@ type Layout struct {
 	Unified string
 	// Controllers are mount points by controller on v1 and hybrid hosts.
 	Controllers map[string]string
+	// Named are mount points of v1 hierarchies without controllers (systemd's): the runtime makes directories there too.
+	Named []string
 	// Hybrid is where cgroup2 without controllers is mounted beside v1; empty elsewhere.
 	Hybrid string
 }
@@ -51,6 +55,9 @@ func parseMounts(mountinfo string) Layout {
 			}
 		case "cgroup":
 			for _, option := range strings.Split(kind[2], ",") {
+				if strings.HasPrefix(option, "name=") {
+					layout.Named = append(layout.Named, fields[4])
+				}
 				switch option {
 				case "cpu", "cpuacct", "cpuset", "memory", "pids", "hugetlb", "blkio", "devices", "freezer":
 					if _, ok := layout.Controllers[option]; !ok {
@@ -312,7 +319,7 @@ func (m *Manager) allHierarchies() []string {
 	}
 	seen := map[string]bool{}
 	var out []string
-	for _, dir := range m.Layout.Controllers {
+	for _, dir := range append(slices.Collect(maps.Values(m.Layout.Controllers)), m.Layout.Named...) {
 		if !seen[dir] {
 			seen[dir] = true
 			out = append(out, dir)

@@ -130,7 +130,7 @@ func (in Input) container(container *v1.Container, kind sync.Kind, before *v1.Co
 		out.Image = container.Image
 	}
 	if previous != nil && previous.State == observed.Exited {
-		out.LastTerminationState = v1.ContainerState{Terminated: in.terminated(previous)}
+		out.LastTerminationState = v1.ContainerState{Terminated: in.terminated(previous, before)}
 	} else if before != nil && before.LastTerminationState.Terminated != nil {
 		out.LastTerminationState = before.LastTerminationState
 	}
@@ -153,7 +153,7 @@ func (in Input) container(container *v1.Container, kind sync.Kind, before *v1.Co
 			ExitCode: 137, Reason: "ContainerStatusUnknown", Message: "The container could not be located when the pod was terminated", ContainerID: out.ContainerID,
 		}
 	default:
-		out.State.Terminated = in.terminated(newest)
+		out.State.Terminated = in.terminated(newest, before)
 		out.Ready = kind == sync.Init && newest.ExitCode == 0
 		if isWaiting && in.Ending == nil { // it will start again: the end is the last state
 			out.LastTerminationState = v1.ContainerState{Terminated: out.State.Terminated}
@@ -199,7 +199,8 @@ func (in Input) unseen(container *v1.Container, out v1.ContainerStatus, before *
 	return out
 }
 
-func (in Input) terminated(c *observed.Container) *v1.ContainerStateTerminated {
+// terminated is the end of c. Its message stays when the file it came from is removed, as it is after a pod's end.
+func (in Input) terminated(c *observed.Container, before *v1.ContainerStatus) *v1.ContainerStateTerminated {
 	out := &v1.ContainerStateTerminated{
 		ExitCode: c.ExitCode, Reason: c.Reason, Message: c.Message,
 		StartedAt: metav1.NewTime(c.StartedAt), FinishedAt: metav1.NewTime(c.FinishedAt), ContainerID: in.RuntimeName + "://" + c.ID,
@@ -213,6 +214,13 @@ func (in Input) terminated(c *observed.Container) *v1.ContainerStateTerminated {
 	if in.Message != nil {
 		if message := in.Message(c); message != "" {
 			out.Message = message
+		}
+	}
+	if before != nil && out.Message == "" {
+		for _, known := range []*v1.ContainerStateTerminated{before.State.Terminated, before.LastTerminationState.Terminated} {
+			if known != nil && known.ContainerID == out.ContainerID {
+				out.Message = known.Message
+			}
 		}
 	}
 	return out
