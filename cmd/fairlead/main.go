@@ -54,6 +54,7 @@ func newRootCommand() *cobra.Command {
 		newAgentCommand(),
 		newDataplaneCommand(),
 		newSchedulerCommand(),
+		newDNSCommand(),
 		install.NewCommand(os.Stdout),
 		newKubectlCommand(),
 		newTokenCommand(),

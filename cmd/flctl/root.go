@@ -38,7 +38,7 @@ func newRoot(env *environment) *cobra.Command {
 	f.StringVar(&env.pinDir, "pin-dir", loader.DefaultPinDir, "directory of the pinned maps and links")
 	f.StringVar(&env.stateDir, "state-dir", "/var/lib/fairlead/agent/loadbalancer", "directory of the agent's names file")
 	f.StringVarP(&env.output, "output", "o", "table", "table, wide, json or yaml")
-	root.AddCommand(env.lbCommand(), env.ctCommand(), env.natCommand(), env.mapCommand(), env.progCommand(), env.metricsCommand(), env.statusCommand(), env.verifyCommand())
+	root.AddCommand(env.lbCommand(), env.ctCommand(), env.natCommand(), env.mapCommand(), env.progCommand(), env.metricsCommand(), env.statusCommand(), env.verifyCommand(), env.dnsCommand())
 	return root
 }
 

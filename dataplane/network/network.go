@@ -84,9 +84,15 @@ func Run(ctx context.Context, cfg Config) error {
 		g.Go(func() error { return named("pod network", runPodNetwork(ctx, cfg, l, t)) })
 	}
 	if cfg.DNS.Domain != "" {
+		corefiles := make(chan string)
+		g.Go(func() error {
+			cluster.WatchConfigMap(ctx, cfg.Client, dns.ConfigMapNamespace, dns.ConfigMapName, dns.ConfigMapKey, corefiles)
+			return nil
+		})
 		g.Go(func() error {
 			server := cfg.DNS
 			server.Tables, server.Listen = t, cfg.NodeIPs
+			server.Socket, server.Corefiles = filepath.Join(cfg.RunDir, dns.SocketName), corefiles
 			return named("DNS", dns.Run(ctx, server))
 		})
 	}
