@@ -31,6 +31,10 @@ func TestTerminationMessageOutlivesItsFile(t *testing.T) {
 	if again := in.terminated(end, before); again.Message != "bye" {
 		t.Errorf("message %q after the file is gone, want bye", again.Message)
 	}
+	in.Before = &v1.PodStatus{ContainerStatuses: []v1.ContainerStatus{*before}}
+	if again := in.terminated(end, nil); again.Message != "bye" {
+		t.Errorf("message %q when only the kubelet's own last status has it, want bye", again.Message)
+	}
 	other := *end
 	other.ID = "b"
 	if got := in.terminated(&other, before); got.Message != "" {

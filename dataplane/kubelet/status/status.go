@@ -216,14 +216,29 @@ func (in Input) terminated(c *observed.Container, before *v1.ContainerStatus) *v
 			out.Message = message
 		}
 	}
-	if before != nil && out.Message == "" {
-		for _, known := range []*v1.ContainerStateTerminated{before.State.Terminated, before.LastTerminationState.Terminated} {
-			if known != nil && known.ContainerID == out.ContainerID {
-				out.Message = known.Message
+	if out.Message == "" {
+		out.Message = in.toldBefore(before, out.ContainerID)
+	}
+	return out
+}
+
+// toldBefore is the message that an earlier status has for the end of the container with this id.
+func (in Input) toldBefore(before *v1.ContainerStatus, id string) string {
+	var known []v1.ContainerStatus
+	if before != nil {
+		known = append(known, *before)
+	}
+	if in.Before != nil {
+		known = slices.Concat(known, in.Before.InitContainerStatuses, in.Before.ContainerStatuses, in.Before.EphemeralContainerStatuses)
+	}
+	for _, s := range known {
+		for _, end := range []*v1.ContainerStateTerminated{s.State.Terminated, s.LastTerminationState.Terminated} {
+			if end != nil && end.ContainerID == id && end.Message != "" {
+				return end.Message
 			}
 		}
 	}
-	return out
+	return ""
 }
 
 // resources shows what the runtime really gives a running container.
