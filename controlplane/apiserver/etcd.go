@@ -91,10 +91,11 @@ func (d *direct) cached(cfg *storagebackend.ConfigForResource, resourcePrefix st
 }
 
 func (d *direct) raw(cfg *storagebackend.ConfigForResource, newFunc, newListFunc func() runtime.Object, resourcePrefix string) (storage.Interface, func(), error) {
-	own := *d.client //nolint:govet // a second view of one connection; the copied lock is never used through it
+	own := clientv3.NewCtxClient(d.client.Ctx()) // a second view of the one connection
+	own.Cluster, own.Lease, own.Auth, own.Maintenance = d.client.Cluster, d.client.Lease, d.client.Auth, d.client.Maintenance
 	own.KV = etcd3.NewETCDLatencyTracker(d.client.KV)
 	own.Watcher = ownStream{Watcher: d.client.Watcher, resource: cfg.GroupResource.String()}
-	client := &etcdkubernetes.Client{Client: &own}
+	client := &etcdkubernetes.Client{Client: own}
 	client.Kubernetes = client
 	transformer := cfg.Transformer
 	if transformer == nil {

@@ -121,6 +121,10 @@ func (r *rig) in(packet []byte) (uint32, []byte) {
 	return r.run(r.tcx.Programs[loader.UplinkProgUplinkIn], packet)
 }
 
+func (r *rig) out(packet []byte) (uint32, []byte) {
+	return r.run(r.tcx.Programs[loader.UplinkProgUplinkOut], packet)
+}
+
 func (r *rig) xdpIn(packet []byte) (uint32, []byte) {
 	return r.run(r.xdp.Programs[loader.XDPProgUplinkXdp], packet)
 }
@@ -213,6 +217,10 @@ func parse(t testing.TB, frame []byte) seen {
 		}
 	}
 	return s
+}
+
+func syn(sport, dport uint16) *layers.TCP {
+	return &layers.TCP{SrcPort: layers.TCPPort(sport), DstPort: layers.TCPPort(dport), SYN: true, Seq: 1000, Window: 1024}
 }
 
 func TestEcho(t *testing.T) {
