@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -32,6 +33,9 @@ type Info struct {
 
 // serveControl answers root's questions about the server on a unix socket: GET /info, /top?n=, /trace?name=&type=&from=. stop closes it and waits.
 func serveControl(cfg Config) (stop func(), err error) {
+	if err := os.MkdirAll(filepath.Dir(cfg.Socket), 0o755); err != nil {
+		return nil, fmt.Errorf("directory of the DNS socket: %w", err)
+	}
 	if err := os.Remove(cfg.Socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("remove the former DNS socket: %w", err)
 	}

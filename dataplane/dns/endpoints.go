@@ -13,17 +13,28 @@ import (
 
 // endpoint is a published endpoint of a headless service.
 type endpoint struct {
-	host  string // its label below the service's name
+	row   *tables.Endpoint
 	addr  netip.Addr
 	ports []tables.EndpointPort
 }
+
+// host is the endpoint's label below the service's name. Most questions do not need it.
+func (e endpoint) host() string { return hostLabel(e.row) }
 
 // endpoints returns the published endpoints of svc: the ready ones, or all when it publishes not-ready addresses. An endpoint that two slices
 // hold, as happens while slices are rearranged, is returned once.
 func (z *Zone) endpoints(txn statedb.ReadTxn, svc *tables.Service) []endpoint {
 	var out []endpoint
-	seen := map[netip.Addr]int{}
+	var seen map[netip.Addr]int // from the second slice on: a slice holds an address once
 	for slice := range z.Tables.EndpointSlices.List(txn, tables.SliceByService.Query(svc.Name)) {
+		if out == nil {
+			out = make([]endpoint, 0, len(slice.Endpoints))
+		} else if seen == nil {
+			seen = make(map[netip.Addr]int, len(out)+len(slice.Endpoints))
+			for i := range out {
+				seen[out[i].addr] = i
+			}
+		}
 		for i := range slice.Endpoints {
 			ep := &slice.Endpoints[i]
 			if ep.Conditions&tables.Ready == 0 && !svc.PublishNotReady {
@@ -33,8 +44,10 @@ func (z *Zone) endpoints(txn statedb.ReadTxn, svc *tables.Service) []endpoint {
 				out[at].ports = mergePorts(out[at].ports, slice.Ports)
 				continue
 			}
-			seen[ep.Addr] = len(out)
-			out = append(out, endpoint{host: hostLabel(ep), addr: ep.Addr, ports: slice.Ports})
+			if seen != nil {
+				seen[ep.Addr] = len(out)
+			}
+			out = append(out, endpoint{row: ep, addr: ep.Addr, ports: slice.Ports})
 		}
 	}
 	return out
@@ -59,8 +72,10 @@ func hostLabel(ep *tables.Endpoint) string {
 	if ep.Hostname != "" {
 		return strings.ToLower(ep.Hostname)
 	}
-	return strings.NewReplacer(".", "-", ":", "-").Replace(ep.Addr.String())
+	return dashes.Replace(ep.Addr.String())
 }
+
+var dashes = strings.NewReplacer(".", "-", ":", "-")
 
 // dashedAddr reads an address written with dashes: 10-0-0-1, fd00--1.
 func dashedAddr(label string) (netip.Addr, bool) {

@@ -59,7 +59,7 @@ func (z *Zone) ofService(txn statedb.ReadTxn, svc *tables.Service) []dns.RR {
 		eps = z.endpoints(txn, svc)
 		rrs = z.addresses(base, addrsOf(eps), dns.TypeANY)
 		for _, ep := range eps {
-			rrs = append(rrs, z.addresses(ep.host+"."+base, addrsOf([]endpoint{ep}), dns.TypeANY)...)
+			rrs = append(rrs, z.addresses(ep.host()+"."+base, addrsOf([]endpoint{ep}), dns.TypeANY)...)
 			for _, p := range ep.ports {
 				ports[port{strings.ToLower(p.Name), protocolLabel(p.Protocol)}] = true
 			}

@@ -197,7 +197,7 @@ func (z *Zone) alias(txn statedb.ReadTxn, name string, svc *tables.Service, qtyp
 func (z *Zone) hostname(name, host string, eps []endpoint, qtype uint16) Answer {
 	var addrs []netip.Addr
 	for _, ep := range eps {
-		if strings.EqualFold(ep.host, host) {
+		if strings.EqualFold(ep.host(), host) {
 			addrs = append(addrs, ep.addr)
 		}
 	}
@@ -254,15 +254,15 @@ func (z *Zone) srv(name string, svc *tables.Service, port, proto string, eps fun
 				if !strings.EqualFold(p.Name, port) || protocolLabel(p.Protocol) != proto {
 					continue
 				}
-				if seen[ep.host] {
+				if host := ep.host(); seen[host] {
 					found = true
 					if wanted {
-						a.Extra = append(a.Extra, z.addresses(ep.host+"."+base, []netip.Addr{ep.addr}, dns.TypeANY)...)
+						a.Extra = append(a.Extra, z.addresses(ep.host()+"."+base, []netip.Addr{ep.addr}, dns.TypeANY)...)
 					}
 					continue
 				}
-				seen[ep.host] = true
-				record(ep.host+"."+base, p.Port, []netip.Addr{ep.addr})
+				seen[ep.host()] = true
+				record(ep.host()+"."+base, p.Port, []netip.Addr{ep.addr})
 			}
 		}
 	}
@@ -329,7 +329,7 @@ func (z *Zone) Reverse(name string, addr netip.Addr, qtype uint16) (a Answer, ok
 		}
 		for _, ep := range z.endpoints(txn, svc) {
 			if ep.addr == addr {
-				record(ep.host + "." + svc.Name.Name + "." + svc.Name.Namespace + ".svc." + z.Domain)
+				record(ep.host() + "." + svc.Name.Name + "." + svc.Name.Namespace + ".svc." + z.Domain)
 			}
 		}
 	}
@@ -357,15 +357,31 @@ func (z *Zone) header(name string, rrtype uint16) dns.RR_Header {
 	return dns.RR_Header{Name: name, Rrtype: rrtype, Class: dns.ClassINET, Ttl: z.TTL}
 }
 
-// addresses returns the A and AAAA records of name that qtype asks for.
+// addresses returns the A and AAAA records of name that qtype asks for. Records of many addresses are allocated together.
 func (z *Zone) addresses(name string, addrs []netip.Addr, qtype uint16) []dns.RR {
-	var out []dns.RR
+	want4, want6 := qtype == dns.TypeA || qtype == dns.TypeANY, qtype == dns.TypeAAAA || qtype == dns.TypeANY
+	n4, n6 := 0, 0
 	for _, a := range addrs {
 		switch {
-		case a.Is4() && (qtype == dns.TypeA || qtype == dns.TypeANY):
-			out = append(out, &dns.A{Hdr: z.header(name, dns.TypeA), A: a.AsSlice()})
-		case a.Is6() && (qtype == dns.TypeAAAA || qtype == dns.TypeANY):
-			out = append(out, &dns.AAAA{Hdr: z.header(name, dns.TypeAAAA), AAAA: a.AsSlice()})
+		case a.Is4() && want4:
+			n4++
+		case a.Is6() && want6:
+			n6++
+		}
+	}
+	if n4+n6 == 0 {
+		return nil
+	}
+	out := make([]dns.RR, 0, n4+n6)
+	as, aaaas := make([]dns.A, 0, n4), make([]dns.AAAA, 0, n6)
+	for _, a := range addrs {
+		switch {
+		case a.Is4() && want4:
+			as = append(as, dns.A{Hdr: z.header(name, dns.TypeA), A: a.AsSlice()})
+			out = append(out, &as[len(as)-1])
+		case a.Is6() && want6:
+			aaaas = append(aaaas, dns.AAAA{Hdr: z.header(name, dns.TypeAAAA), AAAA: a.AsSlice()})
+			out = append(out, &aaaas[len(aaaas)-1])
 		}
 	}
 	return out

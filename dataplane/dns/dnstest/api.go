@@ -31,6 +31,7 @@ func (o *Objects) Serve() *httptest.Server {
 	lists := map[string]any{
 		"/api/v1/namespaces":                       &corev1.NamespaceList{TypeMeta: kind("NamespaceList", "v1"), ListMeta: version, Items: o.Namespaces},
 		"/api/v1/services":                         &corev1.ServiceList{TypeMeta: kind("ServiceList", "v1"), ListMeta: version, Items: o.Services},
+		"/api/v1/nodes":                            &corev1.NodeList{TypeMeta: kind("NodeList", "v1"), ListMeta: version},
 		"/apis/discovery.k8s.io/v1/endpointslices": &discoveryv1.EndpointSliceList{TypeMeta: kind("EndpointSliceList", "discovery.k8s.io/v1"), ListMeta: version, Items: o.Slices},
 	}
 	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
