@@ -148,7 +148,7 @@ func (cfg Config) corefile() string {
 		}
 		b.WriteString("\n")
 	}
-	b.WriteString("    errors\n    cancel 4s\n    bufsize 1232\n")
+	b.WriteString("    errors\n    bufsize 1232\n")
 	if cfg.Metrics != "" {
 		fmt.Fprintf(&b, "    prometheus %s\n", cfg.Metrics)
 	}

@@ -5,6 +5,7 @@ package dns
 import (
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/statedb"
@@ -33,6 +34,7 @@ type Zone struct {
 	Tables *tables.Tables
 
 	asked *counts // nil: not counted
+	ready atomic.Bool
 }
 
 // Answer is the outcome of a lookup. Records carry the names as they are in the zone, in lower case.
@@ -51,9 +53,15 @@ const maxAliases = 8
 
 // Ready reports whether the tables hold the whole cluster yet.
 func (z *Zone) Ready() bool {
+	if z.ready.Load() {
+		return true
+	}
 	txn := z.Tables.DB.ReadTxn()
 	services, _ := z.Tables.Services.Initialized(txn)
 	slices, _ := z.Tables.EndpointSlices.Initialized(txn)
+	if services && slices {
+		z.ready.Store(true) // tables stay initialized
+	}
 	return services && slices
 }
 
