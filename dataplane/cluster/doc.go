@@ -7,6 +7,8 @@
 // It writes rows and nothing else: no callback of it touches the kernel. A list replaces a table's whole content in one transaction, so that a missed event is made
 // good at the latest with the next list; after the first one the table counts as initialized.
 //
+// WatchConfigMap beside it follows one value of one ConfigMap, for the DNS server's Corefile.
+//
 // It works with any Kubernetes API server and a client whose user may list and watch those three resources.
 package cluster
 
