@@ -524,6 +524,13 @@ func testNamespace(t *testing.T, _ *rest.Config, client kubernetes.Interface) {
 	if _, err := client.CoreV1().ConfigMaps(name).Create(ctx, configMap("late"), metav1.CreateOptions{}); !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		t.Errorf("create in a namespace that ends: %v, want Forbidden with cause NamespaceTerminating", err)
 	}
+	ns.Status.Conditions = []corev1.NamespaceCondition{{Type: corev1.NamespaceContentRemaining, Status: corev1.ConditionTrue}}
+	if ns, err = client.CoreV1().Namespaces().UpdateStatus(ctx, ns, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if ns, err = client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{}); err != nil {
+		t.Fatalf("writing the status of a terminating namespace removed it: %v", err)
+	}
 	ns.Spec.Finalizers = nil
 	if _, err := client.CoreV1().Namespaces().Finalize(ctx, ns, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)

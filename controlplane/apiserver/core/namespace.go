@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
-	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage"
 	storeerr "k8s.io/apiserver/pkg/storage/errors"
@@ -25,10 +24,6 @@ import (
 
 // installNamespaces replaces the storage of namespaces: a deleted one stays, terminating, until its spec.finalizers are gone.
 func installNamespaces(put Put, main *registry.Main) {
-	gone := func(ctx context.Context, key string, obj, existing runtime.Object) bool {
-		return len(obj.(*corev1.Namespace).Spec.Finalizers) == 0 && genericregistry.ShouldDeleteDuringUpdate(ctx, key, obj, existing)
-	}
-	main.ShouldDeleteDuringUpdate = gone
 	finalize := main.Part(registry.Part{Metadata: true, Take: func(_ context.Context, obj, wanted resource.Object) {
 		obj.(*corev1.Namespace).Spec.Finalizers = slices.Clone(wanted.(*corev1.Namespace).Spec.Finalizers)
 	}})

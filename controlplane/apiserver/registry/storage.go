@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -124,6 +125,7 @@ func Build(kind resource.Resource, versions []string, typer runtime.ObjectTyper,
 			return kind.TTLSeconds(obj.(resource.Object)), nil
 		}
 	}
+	store.ShouldDeleteDuringUpdate = ended // before the store is copied: a write of the status must not end an object that a write of the spec would not
 	triggers, indexers := indexes(kind)
 	if err := store.CompleteWithOptions(&generic.StoreOptions{RESTOptions: options, AttrFunc: attributes, TriggerFunc: triggers, Indexers: indexers}); err != nil {
 		return nil, fmt.Errorf("build the storage of %s: %w", kind.GVR.GroupResource(), err)
@@ -139,6 +141,14 @@ func Build(kind resource.Resource, versions []string, typer runtime.ObjectTyper,
 		built.Scale = &Scale{store: store, kind: kind, versions: versions}
 	}
 	return built, nil
+}
+
+// ended tells whether an update lets a terminating object go. A namespace is held by its spec.finalizers, too.
+func ended(ctx context.Context, key string, obj, existing runtime.Object) bool {
+	if ns, ok := obj.(*corev1.Namespace); ok && len(ns.Spec.Finalizers) > 0 {
+		return false
+	}
+	return genericregistry.ShouldDeleteDuringUpdate(ctx, key, obj, existing)
 }
 
 // attributesOf returns what selectors see of an object: its labels, metadata.name, metadata.namespace and the declared fields.
