@@ -11,12 +11,12 @@ import (
 	mdns "github.com/miekg/dns"
 	"github.com/spf13/cobra"
 
-	"github.com/fairlead/fairlead/dataplane/dns"
+	"github.com/fairlead/fairlead/dataplane/dns/control"
 )
 
 // dnsCommand asks the node's DNS server, on the wire or on its control socket.
 func (env *environment) dnsCommand() *cobra.Command {
-	var client dns.Client
+	var client control.Client
 	var server, from string
 	var count int
 
@@ -58,7 +58,7 @@ func (env *environment) dnsCommand() *cobra.Command {
 	}
 
 	c := group("dns", "Ask the node's DNS server", query, top, trace)
-	c.PersistentFlags().StringVar(&client.Socket, "socket", "/run/fairlead/"+dns.SocketName, "the server's control socket")
+	c.PersistentFlags().StringVar(&client.Socket, "socket", "/run/fairlead/"+control.SocketName, "the server's control socket")
 	return c
 }
 

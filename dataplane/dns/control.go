@@ -18,18 +18,9 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/fairlead/fairlead/dataplane/dns/control"
 	"github.com/fairlead/fairlead/dataplane/tables"
 )
-
-// SocketName is the control socket's name in a node's run directory.
-const SocketName = "dns.sock"
-
-// Info is what the control socket says of the server (GET /info).
-type Info struct {
-	Domain  string   `json:"domain"`
-	Servers []string `json:"servers"` // ADDR:PORT where it answers
-	Ready   bool     `json:"ready"`
-}
 
 // serveControl answers root's questions about the server on a unix socket: GET /info, /top?n=, /trace?name=&type=&from=. stop closes it and waits.
 func serveControl(cfg Config) (stop func(), err error) {
@@ -71,8 +62,8 @@ func serveControl(cfg Config) (stop func(), err error) {
 	return func() { server.Close(); <-done }, nil
 }
 
-func (cfg Config) info(z *Zone) Info {
-	i := Info{Domain: z.Domain, Ready: z.Ready()}
+func (cfg Config) info(z *Zone) control.Info {
+	i := control.Info{Domain: z.Domain, Ready: z.Ready()}
 	listen := cfg.Listen
 	if len(listen) == 0 {
 		listen = []netip.Addr{netip.MustParseAddr("127.0.0.1")}

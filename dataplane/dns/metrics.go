@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/fairlead/fairlead/dataplane/dns/control"
 	"github.com/fairlead/fairlead/dataplane/tables"
 )
 
@@ -24,13 +25,6 @@ var (
 		Help: "Loads of a changed Corefile by result: loaded, or failed and the former one kept."}, []string{"result"})
 )
 
-// Count is how often a service's names were asked for since the server started.
-type Count struct {
-	Namespace string `json:"namespace"`
-	Name      string `json:"name"`
-	Questions int64  `json:"questions"`
-}
-
 // counts hold a counter for each service that exists or was asked for while it did; so clients that make up names do not make it grow.
 type counts struct{ byName sync.Map } // tables.Name -> *atomic.Int64
 
@@ -43,14 +37,14 @@ func (c *counts) add(n tables.Name) {
 }
 
 // top returns the n services most asked for.
-func (c *counts) top(n int) []Count {
-	all := []Count{}
+func (c *counts) top(n int) []control.Count {
+	all := []control.Count{}
 	c.byName.Range(func(k, v any) bool {
 		name := k.(tables.Name)
-		all = append(all, Count{Namespace: name.Namespace, Name: name.Name, Questions: v.(*atomic.Int64).Load()})
+		all = append(all, control.Count{Namespace: name.Namespace, Name: name.Name, Questions: v.(*atomic.Int64).Load()})
 		return true
 	})
-	slices.SortFunc(all, func(a, b Count) int {
+	slices.SortFunc(all, func(a, b control.Count) int {
 		return cmp.Or(cmp.Compare(b.Questions, a.Questions), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
 	return all[:min(n, len(all))]

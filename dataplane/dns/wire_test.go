@@ -22,6 +22,7 @@ import (
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/fairlead/fairlead/dataplane/dns/control"
 	"github.com/fairlead/fairlead/dataplane/tables"
 )
 
@@ -460,10 +461,10 @@ func TestVerifiedPods(t *testing.T) {
 }
 
 func TestControlSocket(t *testing.T) {
-	socket := filepath.Join(t.TempDir(), SocketName)
+	socket := filepath.Join(t.TempDir(), control.SocketName)
 	port := serve(t, testTables(t), func(c *Config) { c.Socket = socket })
 	exchange(t, port, "v4only.default.svc.cluster.local.", dns.TypeA)
-	ctl := Client{Socket: socket}
+	ctl := control.Client{Socket: socket}
 	info, err := ctl.Info(t.Context())
 	if err != nil || !info.Ready || len(info.Servers) != 1 || info.Servers[0] != "127.0.0.1:"+strconv.Itoa(port) {
 		t.Errorf("info %+v %v", info, err)

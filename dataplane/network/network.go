@@ -25,6 +25,7 @@ import (
 	"github.com/fairlead/fairlead/cni/install"
 	"github.com/fairlead/fairlead/dataplane/cluster"
 	"github.com/fairlead/fairlead/dataplane/dns"
+	"github.com/fairlead/fairlead/dataplane/dns/control"
 	"github.com/fairlead/fairlead/dataplane/loadbalancer"
 	"github.com/fairlead/fairlead/dataplane/loader"
 	"github.com/fairlead/fairlead/dataplane/podnet"
@@ -92,7 +93,7 @@ func Run(ctx context.Context, cfg Config) error {
 		g.Go(func() error {
 			server := cfg.DNS
 			server.Tables, server.Listen = t, cfg.NodeIPs
-			server.Socket, server.Corefiles = filepath.Join(cfg.RunDir, dns.SocketName), corefiles
+			server.Socket, server.Corefiles = filepath.Join(cfg.RunDir, control.SocketName), corefiles
 			return named("DNS", dns.Run(ctx, server))
 		})
 	}

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package dns
+// Package control is the way to ask a node's DNS server about itself: the client of its unix socket, and what both sides say to each other. It is
+// small and knows no CoreDNS, so that the debugging command stays small, too.
+package control
 
 import (
 	"context"
@@ -13,6 +15,23 @@ import (
 	"strconv"
 	"strings"
 )
+
+// SocketName is the control socket's name in a node's run directory.
+const SocketName = "dns.sock"
+
+// Info is what the control socket says of the server (GET /info).
+type Info struct {
+	Domain  string   `json:"domain"`
+	Servers []string `json:"servers"` // ADDR:PORT where it answers
+	Ready   bool     `json:"ready"`
+}
+
+// Count is how often a service's names were asked for since the server started.
+type Count struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	Questions int64  `json:"questions"`
+}
 
 // Client asks a running server on its control socket.
 type Client struct {
