@@ -47,6 +47,6 @@ func useAdminKubeconfig() {
 		return
 	}
 	if _, err := os.Stat(adminKubeconfig); err == nil {
-		os.Setenv(clientcmd.RecommendedConfigPathEnvVar, adminKubeconfig)
+		_ = os.Setenv(clientcmd.RecommendedConfigPathEnvVar, adminKubeconfig)
 	}
 }

@@ -65,3 +65,12 @@ func newRootCommand() *cobra.Command {
 	)
 	return cmd
 }
+
+// require makes flags of cmd mandatory. A flag that cmd does not have is a programming error.
+func require(cmd *cobra.Command, flags ...string) {
+	for _, name := range flags {
+		if err := cmd.MarkFlagRequired(name); err != nil {
+			panic(err)
+		}
+	}
+}

@@ -169,8 +169,7 @@ The CA certificate is /var/lib/fairlead/server/pki/ca.crt on the server; "fairle
 	f.StringVar(&o.caCert, "ca-cert", "", "file with the cluster's CA certificate")
 	f.StringSliceVar(&o.node.clusterCIDRs, "cluster-cidr", []string{"10.244.0.0/16", "fd00:10:244::/56"}, "addresses of pods, as the server has them")
 	f.StringSliceVar(&o.node.serviceCIDRs, "service-cidr", []string{"10.96.0.0/16", "fd00:10:96::/112"}, "addresses of Services, as the server has them")
-	cmd.MarkFlagRequired("server")
-	cmd.MarkFlagRequired("ca-cert")
+	require(cmd, "server", "ca-cert")
 	return cmd
 }
 

@@ -251,8 +251,8 @@ func sandboxLoad(f *sandboxFlags) *cobra.Command {
 	cmd.Flags().BoolVar(&o.Reuse, "reuse", false, "keep connections open between requests")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "output format: json")
 	cmd.Flags().BoolVar(&here, "here", false, "")
-	cmd.Flags().MarkHidden("here")
-	cmd.MarkFlagRequired("url")
+	cmd.Flags().Lookup("here").Hidden = true
+	require(cmd, "url")
 	return cmd
 }
 

@@ -202,7 +202,7 @@ func inheritedListeners() ([]net.Listener, error) {
 		return nil, fmt.Errorf("LISTEN_FDS=%q: want the number of inherited sockets", n)
 	}
 	for _, v := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
-		os.Unsetenv(v) // they are not for children
+		_ = os.Unsetenv(v) // they are not for children
 	}
 	var out []net.Listener
 	for i := range count {

@@ -98,7 +98,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("store: %w", orEnded(err))
 	case <-ctx.Done():
 		stopServing()
-		<-served
+		_ = <-served // the end was asked for
 		return ended(ctx)
 	}
 	env := Env{Config: cfg, Client: api.Loopback(), Keys: keys, URL: localURL(cfg.BindAddress, port), AdminKubeconfig: keys.AdminKubeconfig()}

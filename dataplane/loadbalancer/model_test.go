@@ -82,12 +82,10 @@ func (s *modelService) choices(local bool) []*modelBackend {
 }
 
 type modelFlow struct {
-	in, out      tuple // as the client's packet arrives and leaves
-	backend      *modelBackend
-	closing      bool
-	fin          [2]bool
-	lostReply    bool // its reply entry was taken over by a later connection
-	serviceIndex int
+	in, out tuple // as the client's packet arrives and leaves
+	backend *modelBackend
+	closing bool
+	fin     [2]bool
 }
 
 type model struct {

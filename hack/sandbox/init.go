@@ -46,7 +46,7 @@ func RunInit(arg string) error {
 	if os.Getenv(stageEnv) == "" {
 		return enterCgroupNamespace(cfg, arg)
 	}
-	os.Unsetenv(stageEnv)
+	_ = os.Unsetenv(stageEnv)
 	// The control socket lives on the host's file system: bind it before the mounts change.
 	os.Remove(cfg.Socket)
 	ctl, err := net.Listen("unix", cfg.Socket)
@@ -195,7 +195,7 @@ func (in *initProcess) ended(pid int, ws unix.WaitStatus) {
 	} else {
 		in.last = "exit status " + strconv.Itoa(ws.ExitStatus())
 	}
-	in.main.Process.Release()
+	_ = in.main.Process.Release() // it is reaped already
 	in.main = nil
 	close(in.exited)
 }

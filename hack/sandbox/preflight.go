@@ -106,7 +106,9 @@ func kernelVersion() (major, minor int, release string) {
 		return 0, 0, "unknown"
 	}
 	release = unix.ByteSliceToString(u.Release[:])
-	fmt.Sscanf(release, "%d.%d", &major, &minor)
+	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
+		return 0, 0, release
+	}
 	return major, minor, release
 }
 

@@ -252,7 +252,7 @@ func (s *Sandbox) startInit(h Host, t Topology, o UpOptions, main []string, list
 	}
 	line, err := bufio.NewReader(ready).ReadString('\n')
 	if err != nil || strings.TrimSpace(line) != "ready" {
-		cmd.Wait()
+		_ = cmd.Wait() // its log says why
 		why, _ := os.ReadFile(log.Name())
 		return 0, fmt.Errorf("it did not become ready: %s", strings.TrimSpace(string(why)))
 	}

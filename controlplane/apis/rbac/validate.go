@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/rbac/v1"
-	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -73,7 +72,7 @@ func binding(r *rule.Report, ref v1.RoleRef, subjects []v1.Subject, namespaced b
 	} else {
 		rule.OneOf(r, at.Child("kind"), ref.Kind, "ClusterRole")
 	}
-	r.Name(at.Child("name"), ref.Name, func(n string) []string { return path.ValidatePathSegmentName(n, false) })
+	r.Name(at.Child("name"), ref.Name, func(n string) []string { return pathSegmentName(n, false) })
 	for i, s := range subjects {
 		subject(r, field.NewPath("subjects").Index(i), s, namespaced)
 	}

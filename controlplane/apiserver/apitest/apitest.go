@@ -63,7 +63,7 @@ func Start(t testing.TB, o Options) *rest.Config {
 	t.Cleanup(func() {
 		cancel()
 		select {
-		case <-done:
+		case _ = <-done:
 		case <-time.After(30 * time.Second):
 			t.Error("the API server did not stop within 30 s")
 		}
