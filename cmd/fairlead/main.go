@@ -7,12 +7,15 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"k8s.io/klog/v2"
 
 	"github.com/fairlead/fairlead/cni/install"
 	"github.com/fairlead/fairlead/hack/sandbox"
@@ -49,10 +52,11 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	addLogFlags(cmd.PersistentFlags())
 	cmd.AddCommand(
-		newServerCommand(),
-		newAgentCommand(),
-		newDataplaneCommand(),
+		withConfigFile(newServerCommand()),
+		withConfigFile(newAgentCommand()),
+		withConfigFile(newDataplaneCommand()),
 		newSchedulerCommand(),
 		newDNSCommand(),
 		install.NewCommand(os.Stdout),
@@ -64,6 +68,15 @@ func newRootCommand() *cobra.Command {
 		newVersionCommand(),
 	)
 	return cmd
+}
+
+// addLogFlags adds the log's verbosity (-v) to flags; the rest of klog's own flags is of no use to a service.
+func addLogFlags(flags *pflag.FlagSet) {
+	all := flag.NewFlagSet("log", flag.ContinueOnError)
+	klog.InitFlags(all)
+	for _, name := range []string{"v", "vmodule"} {
+		flags.AddGoFlag(all.Lookup(name))
+	}
 }
 
 // require makes flags of cmd mandatory. A flag that cmd does not have is a programming error.
