@@ -18,7 +18,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"k8s.io/klog/v2"
+	"github.com/go-logr/logr"
 )
 
 // Names on the node.
@@ -171,7 +171,7 @@ const repairInterval = 2 * time.Second
 
 // Keep installs plugin and configuration and repairs them until ctx ends; they stay then.
 func Keep(ctx context.Context, o Options) error {
-	log := klog.FromContext(ctx)
+	log := logr.FromContextOrDiscard(ctx)
 	if err := errors.Join(InstallPlugin(o), WriteConf(o)); err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/klog/v2"
 
 	"github.com/fairlead/fairlead/cni/install"
 	"github.com/fairlead/fairlead/dataplane/cluster"
@@ -129,7 +130,7 @@ func runPodNetwork(ctx context.Context, cfg Config, l *loader.Loader, t *tables.
 		}
 		options := cfg.CNI
 		options.Socket, options.QueueDir = pods.Socket(), pods.QueueDir()
-		return install.Keep(ctx, options)
+		return install.Keep(klog.NewContext(ctx, klog.FromContext(ctx)), options)
 	})
 	return g.Wait()
 }
