@@ -525,7 +525,7 @@ func testNamespace(t *testing.T, _ *rest.Config, client kubernetes.Interface) {
 		t.Errorf("create in a namespace that ends: %v, want Forbidden with cause NamespaceTerminating", err)
 	}
 	ns.Status.Conditions = []corev1.NamespaceCondition{{Type: corev1.NamespaceContentRemaining, Status: corev1.ConditionTrue}}
-	if ns, err = client.CoreV1().Namespaces().UpdateStatus(ctx, ns, metav1.UpdateOptions{}); err != nil {
+	if _, err := client.CoreV1().Namespaces().UpdateStatus(ctx, ns, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if ns, err = client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{}); err != nil {

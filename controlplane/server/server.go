@@ -98,7 +98,9 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("store: %w", orEnded(err))
 	case <-ctx.Done():
 		stopServing()
-		_ = <-served // the end was asked for
+		if err := <-served; err != nil && !errors.Is(err, context.Canceled) {
+			log.Error(err, "API server did not stop cleanly")
+		}
 		return ended(ctx)
 	}
 	env := Env{Config: cfg, Client: api.Loopback(), Keys: keys, URL: localURL(cfg.BindAddress, port), AdminKubeconfig: keys.AdminKubeconfig()}

@@ -63,7 +63,10 @@ func Start(t testing.TB, o Options) *rest.Config {
 	t.Cleanup(func() {
 		cancel()
 		select {
-		case _ = <-done:
+		case err := <-done:
+			if err != nil {
+				t.Logf("API server ended: %v", err)
+			}
 		case <-time.After(30 * time.Second):
 			t.Error("the API server did not stop within 30 s")
 		}
