@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -76,11 +75,10 @@ type Config struct {
 	ParallelPulls        int // default 4
 	// ImageGCHigh and ImageGCLow are percentages of the image filesystem: above the first, unused images go until below the second. 85 and 80.
 	ImageGCHigh, ImageGCLow int
-	ContainerLogMaxSize     int64         // default 10 MiB
-	ContainerLogMaxFiles    int           // default 5
-	ShutdownGrace           time.Duration // how long pods have when the machine shuts down; 0: they are not ended
-	QPS                     float32       // requests a second to the API server; default 50
-	Burst                   int           // default 100
+	ContainerLogMaxSize     int64   // default 10 MiB
+	ContainerLogMaxFiles    int     // default 5
+	QPS                     float32 // requests a second to the API server; default 50
+	Burst                   int     // default 100
 	// OnReady is called once the node is registered and pods are watched.
 	OnReady func()
 }
