@@ -6,35 +6,101 @@ import (
 	"context"
 	"os"
 	"runtime/debug"
-	"sync"
+	"runtime/metrics"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// Starting makes four times the garbage of what stays (OpenAPI documents, default objects). It is collected once, afterwards, and its memory is
-// given back; a running control plane then keeps less spare heap than Go's default. GOGC in the environment is respected.
+// How much garbage may lie around decides how much of the CPU goes into collecting it. A fixed share of what is alive (GOGC) is wrong twice here: an
+// idle control plane would keep memory that others need, and a busy one with a small cluster would collect ten times a second. So the share follows
+// the work: at most one collection in gcInterval, between idleGC percent of what is alive and the ceiling. GOGC in the environment is respected.
 const (
-	startGC   = 400
-	runningGC = 50
+	startGC    = 400             // the start makes four times the garbage of what stays (OpenAPI documents, default objects)
+	idleGC     = 50              // percent of what is alive
+	gcInterval = 4 * time.Second // between two collections, when memory allows
+	gcSpare    = 512 << 20       // bytes of garbage that are never too many, on a machine of gcShare times that
+	gcShare    = 16              // at most this part of the machine's memory is left to garbage, unless more than that is alive
+	gcLook     = time.Second     // between two looks at the rate of allocation
+	quietLooks = 10              // that show little work before its memory is given back
 	// settleAfter is when the last work of the start (OpenAPI and discovery documents) is over.
 	settleAfter = 5 * time.Second
 )
 
-// easeStart defers garbage collection. The returned function ends that, a while later unless ctx ends before.
-func easeStart() (settle func(ctx context.Context)) {
+// collector adapts garbage collection to the rate of allocation.
+type collector struct {
+	ceiling   float64 // bytes of garbage
+	percent   int     // GOGC in force
+	allocated float64 // bytes since the start of the process, at the last look
+	at        time.Time
+	quiet     int // looks since there was work
+}
+
+// easeStart defers garbage collection. The returned function ends that a while later, and then adapts collection to the work until ctx ends.
+func easeStart() (follow func(ctx context.Context)) {
 	if os.Getenv("GOGC") != "" {
 		return func(context.Context) {}
 	}
-	debug.SetGCPercent(startGC)
-	restore := sync.OnceFunc(func() { debug.SetGCPercent(runningGC) })
+	c := &collector{ceiling: gcCeiling(), quiet: quietLooks - 1}
+	c.set(startGC)
 	return func(ctx context.Context) {
-		defer restore()
-		t := time.NewTimer(settleAfter)
-		defer t.Stop()
-		select {
-		case <-ctx.Done():
-		case <-t.C:
-			restore()
-			debug.FreeOSMemory()
+		defer c.set(idleGC)
+		c.at = time.Now()
+		c.allocated, _ = heap()
+		look := time.NewTimer(settleAfter)
+		defer look.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case now := <-look.C:
+				allocated, live := heap()
+				percent, relax := c.next(now, allocated, live)
+				c.set(percent)
+				if relax {
+					debug.FreeOSMemory()
+				}
+				look.Reset(gcLook)
+			}
 		}
 	}
+}
+
+// next returns the GOGC for the bytes allocated since the last call, and whether work ended a while ago, so that its memory should be given back.
+func (c *collector) next(now time.Time, allocated, live float64) (percent int, relax bool) {
+	rate := (allocated - c.allocated) / now.Sub(c.at).Seconds()
+	c.at, c.allocated = now, allocated
+	garbage := min(rate*gcInterval.Seconds(), max(c.ceiling, live))
+	if percent = int(100 * garbage / max(live, 1)); percent > idleGC {
+		c.quiet = 0
+		return percent, false
+	}
+	c.quiet++
+	if c.quiet < quietLooks {
+		return c.percent, false // a pause between two bursts
+	}
+	return idleGC, c.quiet == quietLooks
+}
+
+func (c *collector) set(percent int) {
+	if percent != c.percent {
+		c.percent = percent
+		debug.SetGCPercent(percent)
+	}
+}
+
+// heap returns the bytes allocated so far and the bytes that the last collection found alive.
+func heap() (allocated, live float64) {
+	s := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}}
+	metrics.Read(s)
+	return float64(s[0].Value.Uint64()), float64(s[1].Value.Uint64())
+}
+
+// gcCeiling is how many bytes of garbage this machine has room for.
+func gcCeiling() float64 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0
+	}
+	return min(gcSpare, float64(info.Totalram)*float64(info.Unit)/gcShare)
 }

@@ -41,33 +41,38 @@ func runCore(w workload, nodes, pods int) (result, error) {
 	}
 	r.queued = time.Since(begin)
 	begin, used := time.Now(), cpuTime()
-	for {
-		start := time.Now()
-		item := q.Pop(start)
-		if item == nil {
-			break
+	err := profiled(func() error {
+		for {
+			start := time.Now()
+			item := q.Pop(start)
+			if item == nil {
+				return nil
+			}
+			found := eval.Place(item.Request)
+			if found.Node == nil {
+				way := eval.Preempt(item.Request)
+				if way.Node == nil {
+					return fmt.Errorf("%s: pod %s: %s preemption: %s", w.name, item.Pod.Name, eval.Message(found.Diagnosis), way.Message)
+				}
+				for _, victim := range way.Victims {
+					state.DeletePod(victim.Object.UID)
+					r.victims++
+				}
+				if found = eval.Place(item.Request); found.Node == nil {
+					return fmt.Errorf("%s: pod %s does not fit after preemption", w.name, item.Pod.Name)
+				}
+			}
+			state.Assume(item.Pod, found.Node, item.Class.Shape)
+			q.Remove(item.Pod.UID)
+			r.latency = append(r.latency, time.Since(start))
+			// What the API server's answer does to the state, some time later.
+			bound := *item.Pod
+			bound.Spec.NodeName = found.Node.Name
+			state.SetPod(&bound)
 		}
-		found := eval.Place(item.Request)
-		if found.Node == nil {
-			way := eval.Preempt(item.Request)
-			if way.Node == nil {
-				return r, fmt.Errorf("%s: pod %s: %s preemption: %s", w.name, item.Pod.Name, eval.Message(found.Diagnosis), way.Message)
-			}
-			for _, victim := range way.Victims {
-				state.DeletePod(victim.Object.UID)
-				r.victims++
-			}
-			if found = eval.Place(item.Request); found.Node == nil {
-				return r, fmt.Errorf("%s: pod %s does not fit after preemption", w.name, item.Pod.Name)
-			}
-		}
-		state.Assume(item.Pod, found.Node, item.Class.Shape)
-		q.Remove(item.Pod.UID)
-		r.latency = append(r.latency, time.Since(start))
-		// What the API server's answer does to the state, some time later.
-		bound := *item.Pod
-		bound.Spec.NodeName = found.Node.Name
-		state.SetPod(&bound)
+	})
+	if err != nil {
+		return r, err
 	}
 	r.took, r.placed, r.cpu = time.Since(begin), len(r.latency), cpuTime()-used
 	if len(r.latency) != pods {

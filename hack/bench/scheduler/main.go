@@ -72,6 +72,26 @@ type report struct {
 	Rows  []row  `json:"rows"`
 }
 
+// cpuProfile is where profiled writes to; empty means nowhere.
+var cpuProfile string
+
+// profiled calls f and, when asked for, profiles it.
+func profiled(f func() error) error {
+	if cpuProfile == "" {
+		return f()
+	}
+	file, err := os.Create(cpuProfile)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if err := pprof.StartCPUProfile(file); err != nil {
+		return err
+	}
+	defer pprof.StopCPUProfile()
+	return f()
+}
+
 func main() {
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench scheduler:", err)
@@ -89,7 +109,7 @@ func run() error {
 	only := flag.String("case", "", "only cases whose name contains this")
 	out := flag.String("out", "out/bench", "folder of the JSON report")
 	verbosity := flag.Int("logs", -1, "print the components' logs with this verbosity; -1 for none")
-	profile := flag.String("cpuprofile", "", "write a CPU profile here")
+	flag.StringVar(&cpuProfile, "cpuprofile", "", "write a CPU profile of the last run's placing here")
 	flag.Parse()
 	if *verbosity < 0 {
 		klog.SetLogger(klog.New(nil))
@@ -98,17 +118,6 @@ func run() error {
 	}
 	if *quick {
 		*nodes, *pods, *rounds, *steady = 500, 2000, 1, 200
-	}
-	if *profile != "" {
-		f, err := os.Create(*profile)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return err
-		}
-		defer pprof.StopCPUProfile()
 	}
 	host, _ := os.Hostname()
 	rep := report{Bench: "scheduler", Host: fmt.Sprintf("%s %s/%s %d CPUs", host, runtime.GOOS, runtime.GOARCH, runtime.NumCPU())}

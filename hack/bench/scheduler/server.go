@@ -100,7 +100,7 @@ func (b *serverBench) run(ctx context.Context, rc *rest.Config, nodes, pods, ste
 	begin, used := time.Now(), cpuTime()
 	go func() { ended <- scheduler.Run(scheduling, scheduler.Config{RESTConfig: rc}) }()
 	defer func() { end(); <-ended }()
-	if err := b.await(ctx, pods); err != nil {
+	if err := profiled(func() error { return b.await(ctx, pods) }); err != nil {
 		return r, err
 	}
 	r.took, r.placed, r.cpu = time.Since(begin), pods, cpuTime()-used
