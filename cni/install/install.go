@@ -66,6 +66,9 @@ func Conflist(o Options) ([]byte, error) {
 		"type":         Plugin,
 		"capabilities": map[string]bool{"portMappings": true, "bandwidth": true, "ips": true, "mac": true, "dns": true},
 	}
+	if len(o.Chained) == 0 {
+		own["last"] = true
+	}
 	if o.Socket != "" {
 		own["socket"] = o.Socket
 	}

@@ -80,12 +80,14 @@ type Request struct {
 	Netns string            `json:"netns,omitempty"` // path, for people to read; the namespace itself is the file descriptor
 	Args  map[string]string `json:"args,omitempty"`  // CNI_ARGS, e.g. K8S_POD_NAME
 	// PrevResult is a result in version 1.1.0. With it in ADD the plugin is chained: the interface belongs to an earlier plugin.
-	PrevResult   json.RawMessage `json:"prevResult,omitempty"`
-	PortMappings []PortMapping   `json:"portMappings,omitempty"`
-	Bandwidth    *Bandwidth      `json:"bandwidth,omitempty"`
-	IPs          []string        `json:"ips,omitempty"` // addresses asked for, each with or without a prefix length
-	MAC          string          `json:"mac,omitempty"`
-	DNS          *types.DNS      `json:"dns,omitempty"`
+	PrevResult json.RawMessage `json:"prevResult,omitempty"`
+	// Last says that no other plugin of the chain touches the interface.
+	Last         bool          `json:"last,omitempty"`
+	PortMappings []PortMapping `json:"portMappings,omitempty"`
+	Bandwidth    *Bandwidth    `json:"bandwidth,omitempty"`
+	IPs          []string      `json:"ips,omitempty"` // addresses asked for, each with or without a prefix length
+	MAC          string        `json:"mac,omitempty"`
+	DNS          *types.DNS    `json:"dns,omitempty"`
 	// Valid is the list of attachments that GC keeps.
 	Valid []Attachment `json:"valid,omitempty"`
 }

@@ -76,9 +76,6 @@ func (s *Server) create(pod *tables.LocalPod, req *wire.Request, netns *os.File)
 		}
 		want = append(want, a)
 	}
-	if err := s.save(pod); err != nil {
-		return nil, err
-	}
 	ips, err := s.cfg.Pool.Allocate(pod.ID, want...)
 	switch {
 	case errors.Is(err, ipam.ErrExhausted):
@@ -89,28 +86,36 @@ func (s *Server) create(pod *tables.LocalPod, req *wire.Request, netns *os.File)
 	case err != nil:
 		return nil, err
 	}
-	pod.IPs = ips
+	pod.IPs, pod.Sole = ips, req.Last
 	if pod.MAC, err = macFor(req.MAC); err != nil {
 		return nil, err
 	}
-	mtu := s.cfg.MTU()
-	p, err := s.spare.take()
-	if err != nil {
+	if pod.HostMAC, err = macFor(""); err != nil {
 		return nil, err
 	}
-	// On disk before it is the container's: an agent that finds the file without an ifindex removes the pair.
-	pod.HostIf, pod.HostMAC = p.hostIf, p.hostMAC
-	if err := s.save(pod); err != nil {
-		return nil, errors.Join(err, s.rec.removePair(p.hostIf))
+	if pod.HostIf, err = newHostIf(); err != nil {
+		return nil, err
 	}
-	if err := p.give(netns, pod.IfName, pod.MAC, mtu); err != nil {
+	// On disk before it exists: an agent that finds the file unfinished removes the pair.
+	if err := s.save(pod); err != nil {
+		return nil, err
+	}
+	mtu := s.cfg.MTU()
+	if pod.IfIndex, err = makePair(pod, netns, mtu); err != nil {
+		return nil, err
+	}
+	if pod.Sole {
+		if err := s.rec.attachEarly(pod.HostIf, pod.IfIndex); err != nil {
+			return nil, err
+		}
+	} // otherwise the reconciler attaches links at once: a plugin that comes later may need the qdisc's place
+	if err := configureHost(pod); err != nil {
 		return nil, err
 	}
 	if err := configurePod(pod, netns); err != nil {
 		return nil, err
 	}
-	pod.IfIndex = p.ifindex
-	if err := s.save(pod); err != nil {
+	if err := s.finish(pod.ID); err != nil {
 		return nil, err
 	}
 	r := &types100.Result{CNIVersion: types100.ImplementedSpecVersion, Interfaces: []*types100.Interface{
@@ -161,7 +166,7 @@ func (s *Server) adopt(pod *tables.LocalPod, req *wire.Request, netns *os.File) 
 	if err := inspectVeth(pod, netns); err != nil {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, "cannot chain after this plugin", err.Error())
 	}
-	if err := s.save(pod); err != nil {
+	if err := errors.Join(s.save(pod), s.finish(pod.ID)); err != nil {
 		return nil, err
 	}
 	prev.CNIVersion = types100.ImplementedSpecVersion
@@ -237,6 +242,15 @@ func (s *Server) check(key string, req *wire.Request, netns *os.File) error {
 		return bad("%v", err)
 	}
 	return nil
+}
+
+// newHostIf names a host side; the name is never used again, on this node or after a reboot.
+func newHostIf() (string, error) {
+	var tail [6]byte
+	if _, err := rand.Read(tail[:]); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s%x", hostIfPrefix, tail), nil
 }
 
 // macFor returns the MAC asked for, or a random one that is locally administered.

@@ -30,6 +30,10 @@ type reconciler struct {
 	done  chan struct{} // closed and replaced after every round
 	seen  statedb.Revision
 	fails map[string]failure // rows whose last attempt failed, by ID
+
+	links sync.Mutex     // held while pinned links change
+	early map[string]int // host sides whose programs are not on tcx links yet, and their ifindex; see early.go
+	added chan struct{}  // pokes settle
 }
 
 type failure struct {
@@ -62,7 +66,7 @@ func newReconciler(cfg Config) (*reconciler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &reconciler{cfg: cfg, coll: coll, done: make(chan struct{}), fails: map[string]failure{}}, nil
+	return &reconciler{cfg: cfg, coll: coll, done: make(chan struct{}), fails: map[string]failure{}, early: map[string]int{}, added: make(chan struct{}, 1)}, nil
 }
 
 func (r *reconciler) close() { r.coll.Close() }
@@ -202,7 +206,7 @@ func (r *reconciler) update(pod *tables.LocalPod) error {
 			return fmt.Errorf("add %s to the endpoint map: %w", a, err)
 		}
 	}
-	if err := r.attach(pod.HostIf, pod.IfIndex); err != nil {
+	if err := r.attach(pod); err != nil {
 		return err
 	}
 	if pod.Chained {
@@ -220,8 +224,24 @@ func (r *reconciler) update(pod *tables.LocalPod) error {
 	return nil
 }
 
-// attach puts the programs on a host side, or replaces those that are there.
-func (r *reconciler) attach(hostIf string, ifindex int) error {
+// attach makes sure that the pod's host side has this agent's programs.
+func (r *reconciler) attach(pod *tables.LocalPod) error {
+	r.links.Lock()
+	defer r.links.Unlock()
+	if _, ok := r.early[pod.HostIf]; ok {
+		return nil
+	}
+	if err := r.attachLinks(pod.HostIf, pod.IfIndex); err != nil {
+		return err
+	}
+	if pod.Sole {
+		return loader.DetachClassic(pod.IfIndex) // an earlier agent ended before it moved its programs
+	}
+	return nil
+}
+
+// attachLinks puts the programs on a host side by pinned links, or replaces those that are there. The caller holds r.links.
+func (r *reconciler) attachLinks(hostIf string, ifindex int) error {
 	in, out := linkNames(hostIf)
 	if err := r.cfg.Loader.AttachTCX(r.coll.Programs["from_pod"], ifindex, ebpf.AttachTCXIngress, in); err != nil {
 		return err
@@ -232,10 +252,14 @@ func (r *reconciler) attach(hostIf string, ifindex int) error {
 // removePair deletes a host side, and with it its pod's interface, and the pins of its programs. The device goes first: a link without a device is given up without
 // waiting for an RCU grace period.
 func (r *reconciler) removePair(hostIf string) error {
+	r.links.Lock()
+	defer r.links.Unlock()
+	delete(r.early, hostIf)
 	err := removeLink(hostIf)
 	return errors.Join(err, r.detach(hostIf))
 }
 
+// detach removes the pinned links of a host side. The caller holds r.links.
 func (r *reconciler) detach(hostIf string) error {
 	in, out := linkNames(hostIf)
 	return errors.Join(r.cfg.Loader.Detach(in), r.cfg.Loader.Detach(out))
@@ -248,7 +272,9 @@ const RouteProtocol = 179
 func (r *reconciler) delete(pod *tables.LocalPod) error {
 	var errs []error
 	if pod.Chained {
+		r.links.Lock()
 		errs = append(errs, r.detach(pod.HostIf))
+		r.links.Unlock()
 	} else {
 		errs = append(errs, r.removePair(pod.HostIf))
 	}
@@ -285,6 +311,9 @@ func (r *reconciler) verify(pod *tables.LocalPod) error {
 			return fmt.Errorf("the endpoint map lacks %s", a)
 		}
 	}
+	if r.isEarly(pod.HostIf) {
+		return nil
+	}
 	names, err := r.cfg.Loader.LinkNames()
 	if err != nil {
 		return err
@@ -299,8 +328,8 @@ func (r *reconciler) verify(pod *tables.LocalPod) error {
 	return nil
 }
 
-// prune removes links, map entries and host interfaces that neither a row in pods nor a spare stands for. The caller makes sure that no row comes or goes meanwhile.
-func (r *reconciler) prune(pods []*tables.LocalPod, spares func() map[string]bool) error {
+// prune removes links, map entries and host interfaces that no row in pods stands for. The caller makes sure that no row comes or goes meanwhile.
+func (r *reconciler) prune(pods []*tables.LocalPod) error {
 	var errs []error
 	hostIfs, ips, ifindexes := map[string]bool{}, map[netip.Addr]bool{}, map[uint32]bool{}
 	for _, p := range pods {
@@ -316,10 +345,9 @@ func (r *reconciler) prune(pods []*tables.LocalPod, spares func() map[string]boo
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		errs = append(errs, err)
 	}
-	spare := spares() // after the lists: a spare is named before it exists
 	for _, n := range names {
 		rest, ok := strings.CutPrefix(n, "pod-")
-		if ok && !hostIfs[strings.TrimSuffix(strings.TrimSuffix(rest, "-in"), "-out")] && !spare[strings.TrimSuffix(strings.TrimSuffix(rest, "-in"), "-out")] {
+		if ok && !hostIfs[strings.TrimSuffix(strings.TrimSuffix(rest, "-in"), "-out")] {
 			errs = append(errs, r.cfg.Loader.Detach(n))
 			leaks.WithLabelValues("link").Inc()
 		}
@@ -349,13 +377,16 @@ func (r *reconciler) prune(pods []*tables.LocalPod, spares func() map[string]boo
 		leaks.WithLabelValues("bandwidth").Inc()
 	}
 	for _, l := range links {
-		if name := l.Attrs().Name; isOurs(l) && !hostIfs[name] && !spare[name] {
+		if name := l.Attrs().Name; isOurs(l) && !hostIfs[name] {
 			errs = append(errs, removeLink(name))
 			leaks.WithLabelValues("interface").Inc()
 		}
 	}
 	return errors.Join(errs...)
 }
+
+// hostIfPrefix begins the name of every host side that this package makes; twelve hexadecimal digits follow.
+const hostIfPrefix = "fl"
 
 // isOurs says whether l is a host side that this package made: a veth with our kind of name.
 func isOurs(l netlink.Link) bool {

@@ -49,10 +49,9 @@ type Config struct {
 
 // Server answers the CNI plugin. It implements wire.Handler.
 type Server struct {
-	cfg   Config
-	rec   *reconciler
-	spare *spares
-	self  nsID // the node's own network namespace
+	cfg  Config
+	rec  *reconciler
+	self nsID // the node's own network namespace
 
 	mu     sync.Mutex
 	busy   map[string]*attachment // attachments with a request in flight
@@ -80,19 +79,15 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer s.rec.close()
-	s.spare = newSpares(s.rec, cfg.MTU)
 	if err := s.restore(ctx); err != nil {
 		return fmt.Errorf("restore endpoints: %w", err)
-	}
-	if err := s.spare.adopt(); err != nil {
-		return fmt.Errorf("take on spare veth pairs: %w", err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() { s.rec.run(ctx) })
-	wg.Go(func() { s.spare.run(ctx) })
+	wg.Go(func() { s.rec.settle(ctx) })
 
 	// The queue's lock is held until the socket answers and the queue is empty: see package queue.
 	q := queue.Dir(cfg.QueueDir)

@@ -24,36 +24,46 @@ func (s *Server) file(id string) string {
 	return filepath.Join(s.dir(), fmt.Sprintf("%x.json", sum[:16]))
 }
 
-// save writes pod's file whole or not at all. It is in the page cache when save returns, which is all that surviving the agent's death takes; a power failure ends the containers too.
+// unfinished ends the name of a pod's file until its interface is complete.
+const unfinished = ".unfinished"
+
+// save writes pod's file, still marked as unfinished. It is in the page cache when save returns, which is all that surviving the agent's death takes; a power failure ends the containers too.
+// A file is written once and never replaced: ext4 would write it out to the disk at once.
 func (s *Server) save(pod *tables.LocalPod) error {
 	body, err := json.Marshal(pod)
 	if err != nil {
 		return err
 	}
-	path := s.file(pod.ID)
-	if err := os.WriteFile(path+".new", body, 0o600); err != nil {
-		os.Remove(path + ".new")
-		return fmt.Errorf("write endpoint file: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := os.WriteFile(s.file(pod.ID)+unfinished, body, 0o600); err != nil {
 		return fmt.Errorf("write endpoint file: %w", err)
 	}
 	return nil
 }
 
-// load reads a pod's file; nil if there is none.
-func (s *Server) load(id string) *tables.LocalPod {
-	pod := new(tables.LocalPod)
-	body, err := os.ReadFile(s.file(id))
-	if err != nil || json.Unmarshal(body, pod) != nil || pod.ID != id {
-		return nil
+// finish takes the mark from a pod's file.
+func (s *Server) finish(id string) error {
+	if err := os.Rename(s.file(id)+unfinished, s.file(id)); err != nil {
+		return fmt.Errorf("finish endpoint file: %w", err)
 	}
-	return pod
+	return nil
+}
+
+// load reads a pod's file, finished or not; nil if there is none.
+func (s *Server) load(id string) *tables.LocalPod {
+	for _, path := range []string{s.file(id), s.file(id) + unfinished} {
+		pod := new(tables.LocalPod)
+		if body, err := os.ReadFile(path); err == nil && json.Unmarshal(body, pod) == nil && pod.ID == id {
+			return pod
+		}
+	}
+	return nil
 }
 
 func (s *Server) forget(id string) error {
-	if err := os.Remove(s.file(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove endpoint file: %w", err)
+	for _, path := range []string{s.file(id), s.file(id) + unfinished} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("remove endpoint file: %w", err)
+		}
 	}
 	return nil
 }
@@ -111,12 +121,16 @@ func (s *Server) restore(ctx context.Context) error {
 	return nil
 }
 
-// whole says whether a pod's interface exists: the kernel removes it with the container's network namespace. The ifindex differs if the node was rebooted, or if the device was made after
-// the file was last written.
+// whole says whether a pod's interface exists, and fills in its ifindex: the kernel removes it with the container's network namespace, or by a reboot. The names of our own are
+// never used twice; another plugin's may be, so there the ifindex must be the same.
 func (s *Server) whole(pod *tables.LocalPod) bool {
-	if pod.IfIndex == 0 || len(pod.IPs) == 0 {
+	if len(pod.IPs) == 0 || pod.HostIf == "" {
 		return false
 	}
 	l, err := netlink.LinkByName(pod.HostIf)
-	return err == nil && l.Attrs().Index == pod.IfIndex
+	if err != nil || pod.Chained && l.Attrs().Index != pod.IfIndex {
+		return false
+	}
+	pod.IfIndex = l.Attrs().Index
+	return true
 }

@@ -77,7 +77,7 @@ func (s *Server) Sweep(ctx context.Context) error {
 				leaks.WithLabelValues("address").Inc()
 			}
 		}
-		errs = append(errs, s.rec.prune(pods, s.spare.names))
+		errs = append(errs, s.rec.prune(pods))
 	})
 	updateUsage(s.cfg.Pool.Usage())
 	return errors.Join(errs...)

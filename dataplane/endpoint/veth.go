@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 
+	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -44,19 +45,42 @@ func defaultNet(a netip.Addr) net.IPNet {
 	return net.IPNet{IP: zero.AsSlice(), Mask: net.CIDRMask(0, a.BitLen())}
 }
 
-// configureHost sets the outer end's per-device settings: it forwards, and it has no address that it would have to announce.
-func configureHost(name string) error {
+// makePair makes the pod's veth pair, both ends down: the outer one here, the inner one in ns at once, since moving it there would wait for an RCU barrier. It returns the outer end's ifindex.
+func makePair(pod *tables.LocalPod, ns *os.File, mtu int) (int, error) {
+	pair := &netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: pod.HostIf, MTU: mtu, HardwareAddr: pod.HostMAC[:]},
+		PeerName:  pod.IfName, PeerHardwareAddr: pod.MAC[:], PeerMTU: uint32(mtu), PeerNamespace: netlink.NsFd(ns.Fd()),
+	}
+	err := netlink.LinkAdd(pair)
+	if errors.Is(err, unix.EEXIST) { // not the outer end: its name is random
+		return 0, types.NewError(types.ErrInvalidEnvironmentVariables, "the container already has an interface "+pod.IfName, err.Error())
+	}
+	if err == nil && pair.Index == 0 {
+		err = errors.New("it is not there")
+	}
+	if err != nil {
+		return 0, fmt.Errorf("make veth pair %s: %w", pod.HostIf, err)
+	}
+	return pair.Index, nil
+}
+
+// configureHost sets the outer end's per-device settings, it forwards and has no address that it would have to announce, and sets it up.
+func configureHost(pod *tables.LocalPod) error {
 	for _, s := range [][2]string{
-		{"net/ipv4/conf/" + name + "/forwarding", "1"},
-		{"net/ipv4/conf/" + name + "/rp_filter", "0"}, // the source is checked by from_pod
-		{"net/ipv4/conf/" + name + "/send_redirects", "0"},
-		{"net/ipv6/conf/" + name + "/accept_ra", "0"},
-		{"net/ipv6/conf/" + name + "/addr_gen_mode", "1"}, // no link-local address: nobody would talk to it
-		{"net/ipv6/conf/" + name + "/forwarding", "1"},
+		{"net/ipv4/conf/" + pod.HostIf + "/forwarding", "1"},
+		{"net/ipv4/conf/" + pod.HostIf + "/rp_filter", "0"}, // the source is checked by from_pod
+		{"net/ipv4/conf/" + pod.HostIf + "/send_redirects", "0"},
+		{"net/ipv6/conf/" + pod.HostIf + "/accept_ra", "0"},
+		{"net/ipv6/conf/" + pod.HostIf + "/addr_gen_mode", "1"}, // no link-local address: nobody would talk to it
+		{"net/ipv6/conf/" + pod.HostIf + "/forwarding", "1"},
 	} {
-		if err := sysctl.Set(s[0], s[1]); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := sysctl.Ensure(s[0], s[1]); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
+	}
+	host := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Index: pod.IfIndex}}
+	if err := netlink.LinkSetUp(host); err != nil {
+		return fmt.Errorf("set %s up: %w", pod.HostIf, err)
 	}
 	return nil
 }
@@ -150,7 +174,7 @@ func removeLink(name string) error {
 	return fmt.Errorf("delete %s: %w", name, err)
 }
 
-// Uninstall deletes the host side of every pod of ours, and with it the pod's interface, and the waiting pairs.
+// Uninstall deletes the host side of every pod of ours, and with it the pod's interface.
 func Uninstall() error {
 	links, err := netlink.LinkList()
 	for try := 0; errors.Is(err, netlink.ErrDumpInterrupted) && try < 10; try++ {

@@ -258,8 +258,8 @@ func (n *node) list(version string, plugins ...string) *libcni.NetworkConfigList
 
 // conf is a conflist with fairlead first and more plugins after it.
 func (n *node) conf(version string, plugins ...string) []byte {
-	all := append([]string{fmt.Sprintf(`{"type":"fairlead-cni","socket":%q,"queue":%q,"capabilities":{"portMappings":true,"bandwidth":true,"ips":true,"mac":true,"dns":true}}`,
-		filepath.Join(n.cfg.Dir, "run", "cni.sock"), filepath.Join(n.cfg.Dir, "data", "cni-deletions"))}, plugins...)
+	all := append([]string{fmt.Sprintf(`{"type":"fairlead-cni","socket":%q,"queue":%q,"last":%t,"capabilities":{"portMappings":true,"bandwidth":true,"ips":true,"mac":true,"dns":true}}`,
+		filepath.Join(n.cfg.Dir, "run", "cni.sock"), filepath.Join(n.cfg.Dir, "data", "cni-deletions"), len(plugins) == 0)}, plugins...)
 	return fmt.Appendf(nil, `{"cniVersion":%q,"name":"fairlead","plugins":[%s]}`, version, strings.Join(all, ","))
 }
 

@@ -319,5 +319,5 @@ func watchKernel(ctx context.Context, changed chan<- struct{}) (stop func(), err
 	return func() { close(done); <-finished }, nil
 }
 
-// isPodLink says whether a device is one of our pods' host sides or spares: those come and go all day and carry no address.
-func isPodLink(name string) bool { return len(name) == 14 && (name[:2] == "fl" || name[:2] == "fs") }
+// isPodLink says whether a device is one of our pods' host sides: those come and go all day and carry no address.
+func isPodLink(name string) bool { return len(name) == 14 && name[:2] == "fl" }

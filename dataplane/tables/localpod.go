@@ -42,6 +42,7 @@ type LocalPod struct {
 	HostIf      string       `json:"hostIf"`  // host side of the veth pair
 	IfIndex     int          `json:"ifIndex"` // of HostIf
 	Chained     bool         `json:"chained,omitempty"`
+	Sole        bool         `json:"sole,omitempty"` // no other plugin touches the host side
 	HostPorts   []HostPort   `json:"hostPorts,omitempty"`
 	Bandwidth   Bandwidth    `json:"bandwidth,omitzero"`
 	Created     time.Time    `json:"created"`

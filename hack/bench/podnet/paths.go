@@ -18,6 +18,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead/fairlead/cni/install"
 	"github.com/fairlead/fairlead/dataplane/loader"
 	"github.com/fairlead/fairlead/dataplane/podnet"
 	"github.com/fairlead/fairlead/dataplane/podnet/nettest"
@@ -169,8 +170,11 @@ func fairlead(s *scope, plugin string, mode route.Mode) [2]*host {
 			s.Fatal(err)
 		}
 		s.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-		list, err := libcni.ConfListFromBytes(fmt.Appendf(nil, `{"cniVersion":"1.1.0","name":"fairlead","plugins":[{"type":%q,"socket":%q,"queue":%q}]}`,
-			filepath.Base(plugin), filepath.Join(dir, "run", "cni.sock"), filepath.Join(dir, "data", "cni-deletions")))
+		conf, err := install.Conflist(install.Options{Socket: filepath.Join(dir, "run", "cni.sock"), QueueDir: filepath.Join(dir, "data", "cni-deletions")})
+		if err != nil {
+			s.Fatal(err)
+		}
+		list, err := libcni.ConfListFromBytes(conf)
 		if err != nil {
 			s.Fatal(err)
 		}
