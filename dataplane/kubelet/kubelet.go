@@ -104,12 +104,14 @@ func Run(ctx context.Context, cfg Config) error {
 	if k.client, err = kubernetes.NewForConfig(k.rest); err != nil {
 		return fmt.Errorf("kubelet: client: %w", err)
 	}
-	if k.runtime, err = cri.NewRemoteRuntimeServiceBuilder().WithEndpoint(cfg.CRIEndpoint).WithConnectionTimeout(callTimeout).Build(ctx); err != nil {
-		return fmt.Errorf("kubelet: container runtime at %s: %w", cfg.CRIEndpoint, err)
+	if k.runtime, err = connect(ctx, "container runtime", cfg.CRIEndpoint, cri.NewRemoteRuntimeServiceBuilder().WithConnectionTimeout(callTimeout).
+		WithEndpoint(cfg.CRIEndpoint).Build); err != nil {
+		return err
 	}
 	defer k.runtime.Close(context.WithoutCancel(ctx))
-	if k.images, err = cri.NewRemoteImageServiceBuilder().WithEndpoint(cfg.ImageEndpoint).WithConnectionTimeout(callTimeout).Build(ctx); err != nil {
-		return fmt.Errorf("kubelet: image service at %s: %w", cfg.ImageEndpoint, err)
+	if k.images, err = connect(ctx, "image service", cfg.ImageEndpoint, cri.NewRemoteImageServiceBuilder().WithConnectionTimeout(callTimeout).
+		WithEndpoint(cfg.ImageEndpoint).Build); err != nil {
+		return err
 	}
 	defer k.images.Close(context.WithoutCancel(ctx))
 	if k.machine, err = node.ReadMachine(); err != nil {
