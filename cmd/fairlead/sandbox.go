@@ -3,9 +3,11 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"text/tabwriter"
 	"time"
@@ -136,7 +138,7 @@ func sandboxStatus(f *sandboxFlags) *cobra.Command {
 func sandboxNode(f *sandboxFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "node",
-		Short: "Start, stop, kill, restart, partition or heal a node",
+		Short: "Start, stop, kill, restart, crash, partition or heal a node",
 	}
 	control := func(verb sandbox.Verb, short string) *cobra.Command {
 		var binary string
@@ -185,6 +187,7 @@ func sandboxNode(f *sandboxFlags) *cobra.Command {
 		control(sandbox.VerbStop, "End the node's fairlead process in order (SIGTERM)"),
 		control(sandbox.VerbKill, "Kill the node's fairlead process (SIGKILL); containers go on"),
 		control(sandbox.VerbRestart, "Kill the node's fairlead process and start it again"),
+		control(sandbox.VerbCrash, "Cut the node's power: all its processes end, its data stays; start boots it again"),
 		link("partition", "Cut the node off the network", false),
 		link("heal", "Join a partitioned node again", true),
 	)
@@ -213,7 +216,7 @@ func sandboxShell(f *sandboxFlags) *cobra.Command {
 func sandboxLoad(f *sandboxFlags) *cobra.Command {
 	o := load.Options{}
 	var from, output string
-	var here bool
+	var here, untilEOF bool
 	cmd := &cobra.Command{
 		Use:   "load",
 		Short: "Send a bounded, open-loop HTTP load from a host of the sandbox",
@@ -230,9 +233,19 @@ func sandboxLoad(f *sandboxFlags) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return s.Exec(cmd.Context(), from, append([]string{exe}, append(os.Args[1:], "--here")...), nil, cmd.OutOrStdout(), cmd.ErrOrStderr())
+				return s.Exec(cmd.Context(), from, append([]string{exe}, append(os.Args[1:], "--here")...), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 			}
-			r, err := load.Run(cmd.Context(), o)
+			ctx := cmd.Context()
+			if untilEOF {
+				var stop context.CancelFunc
+				ctx, stop = context.WithCancel(ctx)
+				defer stop()
+				go func() {
+					_, _ = io.Copy(io.Discard, cmd.InOrStdin()) // its end is what counts
+					stop()
+				}()
+			}
+			r, err := load.Run(ctx, o)
 			if err != nil {
 				return err
 			}
@@ -250,6 +263,7 @@ func sandboxLoad(f *sandboxFlags) *cobra.Command {
 	cmd.Flags().DurationVar(&o.Timeout, "timeout", 5*time.Second, "time limit of one request")
 	cmd.Flags().BoolVar(&o.Reuse, "reuse", false, "keep connections open between requests")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "output format: json")
+	cmd.Flags().BoolVar(&untilEOF, "until-eof", false, "end the load early when standard input ends")
 	cmd.Flags().BoolVar(&here, "here", false, "")
 	cmd.Flags().Lookup("here").Hidden = true
 	require(cmd, "url")

@@ -10,7 +10,6 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -25,7 +24,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/fairlead/fairlead/hack/load"
 	"github.com/fairlead/fairlead/hack/sandbox"
 )
 
@@ -135,44 +133,4 @@ func webService(t *testing.T) *corev1.Service {
 
 func url(host string, port int32) string {
 	return "http://" + net.JoinHostPort(host, strconv.Itoa(int(port))) + "/"
-}
-
-// background sends an open-loop load from a host of the sandbox while f runs, and returns what it saw. The load lasts as long as f, at least two
-// seconds, at most limit.
-func background(t *testing.T, from, target string, rate float64, limit time.Duration, f func()) load.Result {
-	t.Helper()
-	type outcome struct {
-		r   load.Result
-		err error
-	}
-	done := make(chan outcome, 1)
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	go func() {
-		var out, errOut bytes.Buffer
-		err := env.sandbox.Exec(ctx, from, []string{filepath.Join(env.bin, "fairlead"), "sandbox", "load", "--here", "-o", "json",
-			"--url", target, "--rate", fmt.Sprint(rate), "--duration", limit.String()}, nil, &out, &errOut)
-		if err != nil {
-			done <- outcome{err: fmt.Errorf("%w: %s", err, errOut.String())}
-			return
-		}
-		var r load.Result
-		err = json.Unmarshal(out.Bytes(), &r)
-		done <- outcome{r, err}
-	}()
-	f()
-	o := <-done
-	if o.err != nil {
-		t.Fatalf("load from %s to %s: %v", from, target, o.err)
-	}
-	return o.r
-}
-
-// wantNoLoss fails the test when a request of r failed.
-func wantNoLoss(t *testing.T, what string, r load.Result) {
-	t.Helper()
-	t.Logf("%s: %d requests, %d failed, %d resets, %d backends, p50 %s, p99 %s, max %s", what, r.Sent, r.Failed, r.Resets, len(r.Backends), r.P50, r.P99, r.Max)
-	if r.Sent == 0 || r.Failed > 0 {
-		t.Errorf("%s: %d of %d requests failed: %v", what, r.Failed, r.Sent, r.Errors)
-	}
 }

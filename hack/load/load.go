@@ -52,7 +52,9 @@ type Result struct {
 	P999     time.Duration  `json:"p999Ns"`
 	Max      time.Duration  `json:"maxNs"`
 	Elapsed  time.Duration  `json:"elapsedNs"`
-	Rate     float64        `json:"ratePerSecond"` // answered
+	// LastFailure is when the last request that failed was due; zero when none did.
+	LastFailure time.Time `json:"lastFailure,omitzero"`
+	Rate        float64   `json:"ratePerSecond"` // answered
 }
 
 // BackendHeader names the backend in an answer.
@@ -60,7 +62,8 @@ const BackendHeader = "X-Backend"
 
 const maxErrorKinds = 20
 
-// Run sends the load and returns what it saw. An error means that the options are wrong, not that requests failed.
+// Run sends the load until its duration is over or ctx ends, waits for the answers still due, and returns what it saw. An error means that the
+// options are wrong, not that requests failed.
 func Run(ctx context.Context, o Options) (Result, error) {
 	switch {
 	case o.Rate <= 0 || o.Rate > MaxRate:
@@ -132,7 +135,7 @@ arrivals:
 		wg.Add(1)
 		go func(due time.Time) {
 			defer wg.Done()
-			backend, err := g.one(ctx)
+			backend, err := g.one(context.WithoutCancel(ctx)) // stopping the load must not fail requests under way
 			g.record(due, backend, err)
 			<-slots
 		}(due)
@@ -175,6 +178,9 @@ func (g *generator) record(due time.Time, backend string, err error) {
 	g.result.Sent++
 	if err != nil {
 		g.result.Failed++
+		if due.After(g.result.LastFailure) {
+			g.result.LastFailure = due
+		}
 		if errors.Is(err, syscall.ECONNRESET) {
 			g.result.Resets++
 		}

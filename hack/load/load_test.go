@@ -53,6 +53,38 @@ func TestStallCountsFromTheSchedule(t *testing.T) {
 	}
 }
 
+func TestEndedLoadWaitsForItsAnswers(t *testing.T) {
+	ctx, stop := context.WithCancel(context.Background())
+	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		stop() // the load ends while this request is under way
+		time.Sleep(100 * time.Millisecond)
+	}))
+	defer srv.Close()
+	r, err := Run(ctx, Options{URL: srv.URL, Rate: 20, Duration: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Failed != 0 || r.OK == 0 || !r.LastFailure.IsZero() {
+		t.Errorf("ok %d, failed %d (%v), last failure %v; want the request under way answered", r.OK, r.Failed, r.Errors, r.LastFailure)
+	}
+	if r.Elapsed > 30*time.Second {
+		t.Errorf("the load went on for %s after it was ended", r.Elapsed)
+	}
+}
+
+func TestLastFailureIsWhenItWasDue(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
+	defer srv.Close()
+	before := time.Now()
+	r, err := Run(context.Background(), Options{URL: srv.URL, Rate: 10, Duration: 300 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.LastFailure.Before(before.Add(200*time.Millisecond)) || r.LastFailure.After(before.Add(r.Elapsed)) {
+		t.Errorf("last failure %s after the start of %s; want the third request, due after 200ms", r.LastFailure.Sub(before), r.Elapsed)
+	}
+}
+
 func TestResetIsCountedAsReset(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -4,6 +4,8 @@
 //
 //	sample serve --listen :8080 --drain 2s
 //	sample load --url http://web/ --rate 100 --duration 10s
+//	sample stop
+//	sample read FILE
 package main
 
 import (
@@ -30,7 +32,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("want a verb: serve or load")
+		return errors.New("want a verb: serve, load, stop or read")
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -39,8 +41,20 @@ func run(args []string) error {
 		return serve(ctx, args[1:])
 	case "load":
 		return generate(ctx, args[1:])
+	case "stop": // a load that is a container's first process ends early and prints what it saw
+		return syscall.Kill(1, syscall.SIGTERM)
+	case "read": // an image without a shell has no cat
+		if len(args) != 2 {
+			return errors.New("read: want one file")
+		}
+		b, err := os.ReadFile(args[1])
+		if err != nil {
+			return err
+		}
+		_, err = os.Stdout.Write(b)
+		return err
 	}
-	return fmt.Errorf("unknown verb %q: want serve or load", args[0])
+	return fmt.Errorf("unknown verb %q: want serve, load, stop or read", args[0])
 }
 
 // serve answers every request with the host's name. After SIGTERM it goes on serving for the drain time, because nodes learn that this endpoint
@@ -90,6 +104,7 @@ func generate(ctx context.Context, args []string) error {
 	fs.Float64Var(&o.Rate, "rate", 100, "requests per second")
 	fs.DurationVar(&o.Duration, "duration", 10*time.Second, "how long to start requests")
 	fs.BoolVar(&o.Reuse, "reuse", false, "keep connections open between requests")
+	fs.DurationVar(&o.Timeout, "timeout", 5*time.Second, "time limit of one request")
 	asJSON := fs.Bool("json", false, "print the result as JSON")
 	if err := fs.Parse(args); err != nil {
 		return err

@@ -153,7 +153,8 @@ func (s *Sandbox) Partition(host string, heal bool) error {
 	return setPort(st.Inits["fabric"], host, heal)
 }
 
-// Control starts, stops, kills or restarts the main process of host. binary replaces its executable when not empty.
+// Control starts, stops, kills or restarts the main process of host, or crashes the whole host; binary replaces its executable when not empty.
+// A crashed host is off the link until it is started again.
 func (s *Sandbox) Control(host string, verb Verb, binary string) (Status, error) {
 	st, err := s.Load()
 	if err != nil {
@@ -165,6 +166,16 @@ func (s *Sandbox) Control(host string, verb Verb, binary string) (Status, error)
 	}
 	if !h.Role.IsNode() {
 		return Status{}, fmt.Errorf("%s runs no node; nodes are %v", host, nodeNames(st.Topology))
+	}
+	switch verb {
+	case VerbCrash: // a machine without power answers nothing, not even with a refusal
+		if err := setPort(st.Inits["fabric"], host, false); err != nil {
+			return Status{}, err
+		}
+	case VerbStart:
+		if err := setPort(st.Inits["fabric"], host, true); err != nil {
+			return Status{}, err
+		}
 	}
 	return s.control(host, request{Verb: verb, Binary: binary})
 }

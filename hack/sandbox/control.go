@@ -30,6 +30,7 @@ const (
 	VerbStop    Verb = "stop"    // SIGTERM, then wait
 	VerbKill    Verb = "kill"    // SIGKILL, then wait
 	VerbRestart Verb = "restart" // kill and start
+	VerbCrash   Verb = "crash"   // end every process of the host and what the kernel keeps for them, as a power cut does
 )
 
 type request struct {
@@ -92,6 +93,8 @@ func (in *initProcess) do(req request) error {
 			return err
 		}
 		return in.start()
+	case VerbCrash:
+		return in.crash()
 	}
 	return fmt.Errorf("unknown verb %q", req.Verb)
 }

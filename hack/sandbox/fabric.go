@@ -195,7 +195,7 @@ func netlinkIn(pid int) (*netlink.Handle, error) {
 		return nil, fmt.Errorf("network namespace of process %d: %w", pid, err)
 	}
 	defer ns.Close()
-	return netlink.NewHandleAt(ns)
+	return netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 }
 
 // inNamespace runs f on a thread inside the network namespace of pid; sockets and /proc/sys/net accesses of f are that namespace's.

@@ -18,15 +18,36 @@ var hostDirs = [][2]string{
 	{"/tmp", "tmp"},
 }
 
+// mount is one call of mount(2).
+type mount struct {
+	source, target, fstype string
+	flags                  uintptr
+	data                   string
+}
+
+func (m mount) mount() error {
+	if m.fstype != "" && !exists(m.target) {
+		if err := os.MkdirAll(m.target, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := unix.Mount(m.source, m.target, m.fstype, m.flags, m.data); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", m.source, m.target, err)
+	}
+	return nil
+}
+
+const quiet = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+
+// volatileMounts are the file systems of a host that are empty after a reboot.
+var volatileMounts = []mount{
+	{"bpf", "/sys/fs/bpf", "bpf", quiet, "mode=700"},
+	{"run", "/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=755"},
+}
+
 // mountAll makes the mount namespace a host's. The machine's own mounts are untouched: propagation is cut first, then made shared among the
 // host's own processes, as an init system does, so that mount propagation into containers works.
 func mountAll(cfg InitConfig, hs []hierarchy) error {
-	type mount struct {
-		source, target, fstype string
-		flags                  uintptr
-		data                   string
-	}
-	const quiet = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	mounts := []mount{
 		{"none", "/", "", unix.MS_REC | unix.MS_PRIVATE, ""},
 		{"none", "/", "", unix.MS_REC | unix.MS_SHARED, ""},
@@ -49,9 +70,8 @@ func mountAll(cfg InitConfig, hs []hierarchy) error {
 	mounts = append(mounts,
 		mount{"proc", "/proc", "proc", quiet, ""},
 		mount{"sysfs", "/sys", "sysfs", quiet, ""},
-		mount{"bpf", "/sys/fs/bpf", "bpf", quiet, "mode=700"},
-		mount{"run", "/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=755"},
 	)
+	mounts = append(mounts, volatileMounts...)
 	if !(len(hs) == 1 && hs[0].Mountpoint == cgroupMounts) {
 		mounts = append(mounts, mount{"tmpfs", cgroupMounts, "tmpfs", quiet, "mode=755"})
 	}
@@ -59,13 +79,8 @@ func mountAll(cfg InitConfig, hs []hierarchy) error {
 		mounts = append(mounts, mount{h.Type, h.Mountpoint, h.Type, quiet, h.Options})
 	}
 	for _, m := range mounts {
-		if m.fstype != "" && !exists(m.target) {
-			if err := os.MkdirAll(m.target, 0o755); err != nil {
-				return err
-			}
-		}
-		if err := unix.Mount(m.source, m.target, m.fstype, m.flags, m.data); err != nil {
-			return fmt.Errorf("mount %s on %s: %w", m.source, m.target, err)
+		if err := m.mount(); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package e2e
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestLogsExecAndEvents(t *testing.T) {
+	pods := strings.Fields(kubectl(t, "-n", "sample", "get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].metadata.name}"))
+	if len(pods) == 0 {
+		t.Fatal("no web pods")
+	}
+	if out := kubectl(t, "-n", "sample", "logs", pods[0]); !strings.Contains(out, pods[0]+" serves on :8080") {
+		t.Errorf("logs of %s: %q", pods[0], out)
+	}
+	if out := kubectl(t, "-n", "sample", "exec", pods[0], "--", "/sample", "load", "--url=http://127.0.0.1:8080/", "--rate=10", "--duration=1s"); !strings.Contains(out, "10 requests, 0 failed") {
+		t.Errorf("exec: %q", out)
+	}
+	if out := kubectl(t, "-n", "sample", "describe", "pod", pods[0]); !strings.Contains(out, "Scheduled") || !strings.Contains(out, "Started") {
+		t.Errorf("describe shows no events:\n%s", out)
+	}
+}
