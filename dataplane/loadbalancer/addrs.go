@@ -34,7 +34,7 @@ func watchNetwork(log klog.Logger) (_ <-chan network, stop func(), _ error) {
 		return nil, nil, fmt.Errorf("this thread's network namespace: %w", err)
 	}
 	defer ns.Close()
-	h, err := netlink.NewHandleAt(ns)
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open netlink: %w", err)
 	}
