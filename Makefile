@@ -17,6 +17,7 @@ UP_FLAGS      ?= --dual
 DEPS_BUILD := clang-19 llvm-19 libbpf-dev linux-libc-dev
 DEPS_RUN   := runc util-linux
 DEPS_TEST  := iproute2 iptables nftables iperf3 containernetworking-plugins busybox-static
+DEPS_VM    := qemu-system-x86 kmod
 
 export CGO_ENABLED := 0
 
@@ -26,7 +27,7 @@ help: ## List the targets
 
 .PHONY: deps
 deps: ## Install every Debian package that building, running and testing need
-	@missing=$$(for p in $(DEPS_BUILD) $(DEPS_RUN) $(DEPS_TEST); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	@missing=$$(for p in $(DEPS_BUILD) $(DEPS_RUN) $(DEPS_TEST) $(DEPS_MORE); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ]; then echo "root is needed to install:" $$missing >&2; exit 1; fi; \
 	echo "installing:" $$missing; \
@@ -74,6 +75,11 @@ test: deps ## Run everything that CI runs
 .PHONY: test-unit
 test-unit: ## Run the tests that need neither root nor a cluster
 	$(GO) test -short ./...
+
+.PHONY: test-vm
+test-vm: DEPS_MORE := $(DEPS_VM)
+test-vm: deps build images ## Boot Debian's kernels under qemu: the programs on their verifiers, a node with cgroup version 2 only
+	$(GO) test -tags vm -count=1 -timeout 30m -v ./hack/vm
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for ten seconds
