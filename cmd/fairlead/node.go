@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -22,6 +21,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/fairlead/fairlead/cni/install"
+	"github.com/fairlead/fairlead/controlplane/auth/discovery"
 	"github.com/fairlead/fairlead/dataplane/agent"
 	"github.com/fairlead/fairlead/dataplane/containerd"
 	"github.com/fairlead/fairlead/dataplane/dns"
@@ -139,10 +139,8 @@ func (o *nodeOptions) config() (agent.Config, error) {
 
 // agentOptions are the flags of `fairlead agent`.
 type agentOptions struct {
-	node             nodeOptions
-	server           string
-	token, tokenFile string
-	caCert           string
+	node nodeOptions
+	join joinOptions
 }
 
 func newAgentCommand() *cobra.Command {
@@ -150,9 +148,9 @@ func newAgentCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "agent",
 		Short: "Join this host to a cluster as a node",
-		Example: `  fairlead agent --server https://10.0.0.1:6443 --ca-cert ca.crt --token-file token
+		Example: `  fairlead agent --server https://10.0.0.1:6443 --token-file token --ca-hash sha256:...
 
-The CA certificate is /var/lib/fairlead/server/pki/ca.crt on the server; "fairlead token create" makes a token there.`,
+"fairlead token create --print-join-command" on a server prints this line.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if os.Getenv("GOGC") == "" {
@@ -163,35 +161,27 @@ The CA certificate is /var/lib/fairlead/server/pki/ca.crt on the server; "fairle
 	}
 	f := cmd.Flags()
 	o.node.register(f)
-	f.StringVar(&o.server, "server", "", "URL of the cluster's API server")
-	f.StringVar(&o.token, "token", "", "bootstrap token, id.secret (visible to other processes: prefer --token-file)")
-	f.StringVar(&o.tokenFile, "token-file", "", "file with the bootstrap token")
-	f.StringVar(&o.caCert, "ca-cert", "", "file with the cluster's CA certificate")
+	o.join.register(f, "URL of one of the cluster's servers; the others are learned from it")
 	f.StringSliceVar(&o.node.clusterCIDRs, "cluster-cidr", []string{"10.244.0.0/16", "fd00:10:244::/56"}, "addresses of pods, as the server has them")
 	f.StringSliceVar(&o.node.serviceCIDRs, "service-cidr", []string{"10.96.0.0/16", "fd00:10:96::/112"}, "addresses of Services, as the server has them")
-	require(cmd, "server", "ca-cert")
+	require(cmd, "server")
 	return cmd
 }
 
 func (o *agentOptions) run(ctx context.Context) error {
-	token := o.token
-	if o.tokenFile != "" {
-		b, err := os.ReadFile(o.tokenFile)
-		if err != nil {
-			return fmt.Errorf("read the token: %w", err)
-		}
-		token = strings.TrimSpace(string(b))
+	token, err := o.join.readToken()
+	if err != nil {
+		return err
 	}
 	if token == "" {
 		return errors.New("no token: give --token-file or --token; `fairlead token create` on a server makes one")
 	}
-	u, err := url.Parse(o.server)
-	if err != nil || u.Scheme != "https" || u.Host == "" {
-		return fmt.Errorf("--server %q: want https://HOST:PORT", o.server)
+	if err := o.join.check(); err != nil {
+		return err
 	}
-	ca, err := os.ReadFile(o.caCert)
+	ca, err := o.clusterCA(ctx)
 	if err != nil {
-		return fmt.Errorf("read the cluster's CA certificate: %w", err)
+		return err
 	}
 	dir := filepath.Join(o.node.dataDir, "agent")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -201,10 +191,23 @@ func (o *agentOptions) run(ctx context.Context) error {
 	if err := os.WriteFile(o.node.clientCA, ca, 0o644); err != nil {
 		return err
 	}
-	if err := clientcmd.WriteToFile(bootstrapConfig(o.server, ca, token), o.node.bootstrapKubeconfig); err != nil {
+	if err := clientcmd.WriteToFile(bootstrapConfig(o.join.server, ca, token), o.node.bootstrapKubeconfig); err != nil {
 		return err
 	}
 	return o.node.run(ctx)
+}
+
+// clusterCA returns the cluster's authority. A node that has joined before knows it, and starts also while no server answers.
+func (o *agentOptions) clusterCA(ctx context.Context) ([]byte, error) {
+	if o.join.caCert == "" {
+		known, err := os.ReadFile(filepath.Join(o.node.dataDir, "agent", "ca.crt"))
+		if err == nil {
+			if hash, err := discovery.HashPEM(known); err == nil && hash == o.join.caHash {
+				return known, nil
+			}
+		}
+	}
+	return o.join.authority(ctx)
 }
 
 func bootstrapConfig(server string, ca []byte, token string) clientcmdapi.Config {

@@ -33,6 +33,7 @@ type serverOptions struct {
 	controllers        []string
 	bootstrapTokenFile string
 	schedulerConfig    string
+	join               joinOptions
 	disableAgent       bool
 	api                server.Config
 }
@@ -43,7 +44,11 @@ func newServerCommand() *cobra.Command {
 		Use:   "server",
 		Short: "Run a whole cluster on this host: control plane and node",
 		Example: `  fairlead server
-  fairlead server --cluster-cidr 10.42.0.0/16 --service-cidr 10.43.0.0/16 --load-balancer-pool 192.0.2.0/24`,
+  fairlead server --cluster-cidr 10.42.0.0/16 --service-cidr 10.43.0.0/16 --load-balancer-pool 192.0.2.0/24
+
+Three servers: start the first with --cluster-init, run "fairlead token create --server --print-join-command" there, and run what it prints on the others:
+  fairlead server --cluster-init
+  fairlead server --server https://10.0.0.1:6443 --token-file token --ca-hash sha256:...`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
 	}
@@ -54,6 +59,9 @@ func newServerCommand() *cobra.Command {
 	f.StringSliceVar(&o.advertise, "advertise-address", nil, "addresses by which nodes reach this server (default: that of the default route)")
 	f.StringSliceVar(&o.loadBalancerPools, "load-balancer-pool", nil, "CIDRs from which Services of type LoadBalancer get addresses")
 	f.StringSliceVar(&o.controllers, "controllers", nil, `controllers to run: "*" all, NAME one, -NAME not that one`)
+	f.BoolVar(&o.api.ClusterInit, "cluster-init", false, "let further servers join: etcd listens for its peers on the node's address (mutual TLS); once set it stays so")
+	f.IntVar(&o.api.PeerPort, "etcd-peer-port", 2380, "port on which etcd members of several servers reach each other")
+	o.join.register(f, "URL of a running server of the cluster that this one joins; used until it has joined")
 	f.StringVar(&o.bootstrapTokenFile, "bootstrap-token-file", "", "file with the token (id.secret) by which nodes join")
 	f.StringVar(&o.schedulerConfig, "scheduler-config", "", "KubeSchedulerConfiguration file")
 	f.BoolVar(&o.disableAgent, "disable-agent", false, "run the control plane only; no pods run on this host")
@@ -88,6 +96,12 @@ func (o *serverOptions) run(ctx context.Context) error {
 		cfg.Token = strings.TrimSpace(string(token))
 	}
 	var err error
+	if cfg.Name, err = o.node.nodeName(); err != nil {
+		return err
+	}
+	if err := o.joinOrInit(&cfg); err != nil {
+		return err
+	}
 	if cfg.Inherited, err = inheritedListeners(); err != nil {
 		return err
 	}
@@ -104,6 +118,34 @@ func (o *serverOptions) run(ctx context.Context) error {
 		cfg.Components = append(cfg.Components, server.Component{Name: "agent", Run: o.runAgent})
 	}
 	return server.Run(ctx, cfg)
+}
+
+// joinOrInit says how cfg comes into a cluster of several servers: it joins with the token, or it is the first and makes that token.
+func (o *serverOptions) joinOrInit(cfg *server.Config) error {
+	token, err := o.join.readToken()
+	if err != nil {
+		return err
+	}
+	if o.join.server == "" {
+		if o.join.caCert != "" || o.join.caHash != "" {
+			return errors.New("--ca-cert and --ca-hash are for a server that joins: give --server")
+		}
+		cfg.ServerToken = token
+		return nil
+	}
+	if o.api.ClusterInit {
+		return errors.New("--cluster-init is for the first server, --server for those that join it: give one of them")
+	}
+	if err := o.join.check(); err != nil {
+		return err
+	}
+	cfg.Join = &server.Join{Server: o.join.server, Token: token, CAHash: o.join.caHash}
+	if o.join.caCert != "" {
+		if cfg.Join.CA, err = os.ReadFile(o.join.caCert); err != nil {
+			return fmt.Errorf("read the cluster's CA certificate: %w", err)
+		}
+	}
+	return nil
 }
 
 func (o *serverOptions) runControllers(ctx context.Context, env server.Env) error {

@@ -3,15 +3,19 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 
+	"github.com/fairlead/fairlead/controlplane/auth/discovery"
 	"github.com/fairlead/fairlead/controlplane/auth/tokens"
 )
 
@@ -43,12 +47,14 @@ func newTokenCommand() *cobra.Command {
 		Use:   "token",
 		Short: "Create, list and delete the tokens by which nodes join",
 		Example: `  fairlead token create --ttl 1h --description "rack 7" > token
-  fairlead agent --server https://10.0.0.1:6443 --ca-cert ca.crt --token-file token`,
+  fairlead token create --print-join-command
+  fairlead token create --server --ttl 1h --print-join-command`,
 	}
 	cmd.PersistentFlags().StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig file (default: KUBECONFIG, ~/.kube/config, this host's server)")
 
 	var b tokens.Bootstrap
 	var ttl time.Duration
+	var forServer, printCommand bool
 	create := &cobra.Command{
 		Use:   "create",
 		Short: "Create a token and print it",
@@ -64,9 +70,15 @@ func newTokenCommand() *cobra.Command {
 			if ttl > 0 {
 				b.Expires = time.Now().Add(ttl)
 			}
+			if forServer {
+				b.Usages, b.Groups = []string{"authentication"}, []string{tokens.ServerGroup}
+			}
 			made, err := tokens.CreateBootstrap(cmd.Context(), client, b)
 			if err != nil {
 				return err
+			}
+			if printCommand {
+				return printJoinCommand(cmd, client, made, forServer)
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), made)
 			return nil
@@ -74,6 +86,8 @@ func newTokenCommand() *cobra.Command {
 	}
 	create.Flags().DurationVar(&ttl, "ttl", 24*time.Hour, "how long the token is good for; 0 means forever")
 	create.Flags().StringVar(&b.Description, "description", "", "a note for people")
+	create.Flags().BoolVar(&forServer, "server", false, "make a token for further servers: it gives access to the cluster's keys, so keep --ttl short")
+	create.Flags().BoolVar(&printCommand, "print-join-command", false, "print the command by which a host joins, instead of the token alone")
 
 	list := &cobra.Command{
 		Use:   "list",
@@ -114,4 +128,30 @@ func newTokenCommand() *cobra.Command {
 	}
 	cmd.AddCommand(create, list, remove)
 	return cmd
+}
+
+// printJoinCommand prints what to run on a host that joins, with the address and the authority that cluster-info names.
+func printJoinCommand(cmd *cobra.Command, client kubernetes.Interface, token tokens.Bootstrap, forServer bool) error {
+	info, err := client.CoreV1().ConfigMaps(metav1.NamespacePublic).Get(cmd.Context(), bootstrapapi.ConfigMapClusterInfo, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("the token %s was made; where the cluster is cannot be said: %w", token.ID, err)
+	}
+	config, err := clientcmd.Load([]byte(info.Data[bootstrapapi.KubeConfigKey]))
+	if err == nil && config.Clusters[""] == nil {
+		err = errors.New("it names no cluster")
+	}
+	if err != nil {
+		return fmt.Errorf("the token %s was made; kube-public/cluster-info cannot be used: %w", token.ID, err)
+	}
+	cluster := config.Clusters[""]
+	hash, err := discovery.HashPEM(cluster.CertificateAuthorityData)
+	if err != nil {
+		return fmt.Errorf("the authority in kube-public/cluster-info: %w", err)
+	}
+	role := "agent"
+	if forServer {
+		role = "server"
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "fairlead %s --server %s --token %s --ca-hash %s\n", role, cluster.Server, token, hash)
+	return err
 }

@@ -4,9 +4,12 @@ package apiserver
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base32"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -63,7 +66,7 @@ func (a *assembly) builtin(ctx context.Context, c *genericapiserver.Config, next
 	}
 	return server, bootstrap.Install(server, bootstrap.Config{
 		Client: a.env.Client, Advertise: a.cfg.Advertise, Port: a.cfg.AdvertisePort, ServiceCIDRs: a.cfg.ServiceCIDRs,
-		ClientCA: a.cfg.ClientCA, RequestHeader: a.guards.RequestHeader, More: a.guards.Bootstrap,
+		ClientCA: a.cfg.ClientCA, RequestHeader: a.guards.RequestHeader, More: a.guards.Bootstrap, Identity: leaseName(a.cfg.Name),
 	})
 }
 
@@ -135,4 +138,13 @@ func (a *assembly) install(server *genericapiserver.GenericAPIServer, storages g
 		}
 	}
 	return nil
+}
+
+// leaseName names an API server's Lease as Kubernetes does: by a hash, because a host name may be longer than a name. Empty stays empty.
+func leaseName(name string) string {
+	if name == "" {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(name))
+	return "apiserver-" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:16]))
 }

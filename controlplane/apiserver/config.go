@@ -37,6 +37,8 @@ type Config struct {
 	// the Service default/kubernetes. It is asked again and again. AdvertisePort is the port there.
 	Advertise     func() []net.IP
 	AdvertisePort int
+	// Name is this server's among the API servers of the cluster, the same after a restart; empty makes one up at every start.
+	Name string
 	// ServingCert is the certificate that clients see. When it implements dynamiccertificates.Notifier, a change is served at once.
 	ServingCert dynamiccertificates.CertKeyContentProvider
 	// ClientCA are the authorities announced to clients that could present a certificate.

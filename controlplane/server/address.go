@@ -5,6 +5,8 @@ package server
 import (
 	"net"
 	"net/netip"
+	"slices"
+	"strconv"
 )
 
 // advertised returns the addresses by which others reach this host, at most one per family: the configured ones, else the source addresses
@@ -37,6 +39,29 @@ func (c *Config) advertised() []net.IP {
 		out = []net.IP{net.IPv4(127, 0, 0, 1)}
 	}
 	return out
+}
+
+// peerURL is where the etcd members of other servers reach this one's.
+func (c *Config) peerURL() string {
+	return "https://" + net.JoinHostPort(c.advertised()[0].String(), strconv.Itoa(c.PeerPort))
+}
+
+// peerListenURL is where this server's etcd member listens: on the advertised address if this host has it, else (the address is translated on the
+// way) on all of its family.
+func (c *Config) peerListenURL() string {
+	address := c.advertised()[0]
+	own, err := net.InterfaceAddrs()
+	if err == nil && !address.IsLoopback() && !slices.ContainsFunc(own, func(a net.Addr) bool {
+		n, ok := a.(*net.IPNet)
+		return ok && n.IP.Equal(address)
+	}) {
+		if address.To4() != nil {
+			address = net.IPv4zero
+		} else {
+			address = net.IPv6unspecified
+		}
+	}
+	return "https://" + net.JoinHostPort(address.String(), strconv.Itoa(c.PeerPort))
 }
 
 // names are all names and addresses for the serving certificate beyond the cluster's own.

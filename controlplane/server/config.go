@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/fairlead/fairlead/controlplane/store"
@@ -29,6 +31,15 @@ type Config struct {
 	// TLSNames are further names and addresses for the serving certificate.
 	TLSNames []string `json:"tlsNames,omitempty"`
 
+	// Name is this server's among the servers of the cluster; default the host's name.
+	Name string `json:"name,omitempty"`
+	// ClusterInit lets further servers join: the embedded etcd listens for its peers. Once it was set it stays so, because the others rely on it.
+	ClusterInit bool `json:"clusterInit,omitempty"`
+	// Join makes this a further server of a cluster; it is used at the first start only.
+	Join *Join `json:"join,omitempty"`
+	// PeerPort is where the etcd member listens for its peers, on the address that is advertised first; default 2380.
+	PeerPort int `json:"peerPort,omitempty"`
+
 	// ServiceCIDRs are the ranges of ClusterIPs, the cluster's first family first; default 10.96.0.0/16 and fd00:10:96::/112.
 	ServiceCIDRs []string `json:"serviceCIDRs,omitempty"`
 	// ClusterCIDRs are the ranges of pods; default 10.244.0.0/16 and fd00:10:244::/56. The API server does not use them, components do.
@@ -43,6 +54,8 @@ type Config struct {
 
 	// Token is a bootstrap token (id.secret) with which nodes join; it is made when it does not exist. Empty makes none.
 	Token string `json:"token,omitempty"`
+	// ServerToken is a token (id.secret) with which further servers join; it is made when it does not exist. Who has it can get the cluster's keys.
+	ServerToken string `json:"serverToken,omitempty"`
 	// Issuer is the URL in service-account tokens; default https://kubernetes.default.svc.<ClusterDomain>.
 	Issuer string `json:"issuer,omitempty"`
 	// Audiences of this API server in tokens; default the issuer.
@@ -75,7 +88,12 @@ type Config struct {
 	ShutdownDelay time.Duration `json:"shutdownDelay,omitempty"`
 }
 
-const defaultPort = 6443
+const (
+	defaultPort     = 6443
+	defaultPeerPort = 2380
+)
+
+func (c *Config) pkiDir() string { return filepath.Join(c.DataDir, "pki") }
 
 func (c *Config) complete() error {
 	set := func(field *string, value string) {
@@ -88,6 +106,16 @@ func (c *Config) complete() error {
 	set(&c.ClusterDomain, "cluster.local")
 	set(&c.Issuer, "https://kubernetes.default.svc."+c.ClusterDomain)
 	set(&c.Store.DataDir, filepath.Join(c.DataDir, "etcd"))
+	if c.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("name of this server: %w", err)
+		}
+		c.Name = strings.ToLower(host)
+	}
+	if c.PeerPort == 0 {
+		c.PeerPort = defaultPeerPort
+	}
 	if c.Port == 0 {
 		c.Port = defaultPort
 	}

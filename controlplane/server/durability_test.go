@@ -5,6 +5,7 @@ package server
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -21,18 +22,24 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// childDir makes the test binary a control plane in that directory, to be killed.
-const childDir = "FAIRLEAD_TEST_SERVER_DIR"
+// childConfig makes the test binary a control plane with that Config in JSON, to be killed.
+const childConfig = "FAIRLEAD_TEST_SERVER_CONFIG"
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(childDir); dir != "" {
+	if text := os.Getenv(childConfig); text != "" {
+		var cfg Config
+		if err := json.Unmarshal([]byte(text), &cfg); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		cfg.OnReady = func(e Env) { fmt.Println(e.AdminKubeconfig) }
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		defer stop()
-		err := Run(ctx, Config{DataDir: dir, BindAddress: "127.0.0.1", Port: -1, OnReady: func(e Env) { fmt.Println(e.AdminKubeconfig) }})
-		if err != nil {
+		if err := Run(ctx, cfg); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -41,11 +48,30 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// spawn starts a control plane as a process of its own and returns a client once it is ready.
+// spawn starts a control plane in dir as a process of its own and returns a client once it is ready.
 func spawn(t *testing.T, dir string) (kubernetes.Interface, *exec.Cmd) {
 	t.Helper()
+	p := spawnConfig(t, Config{DataDir: dir, BindAddress: "127.0.0.1", Port: -1})
+	return p.client, p.cmd
+}
+
+// process is a control plane in a process of its own.
+type process struct {
+	cmd        *exec.Cmd
+	kubeconfig string
+	config     *rest.Config
+	client     kubernetes.Interface
+	stderr     *strings.Builder // to be read when it has ended
+}
+
+func spawnConfig(t *testing.T, config Config) *process {
+	t.Helper()
+	text, err := json.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childDir+"="+dir)
+	cmd.Env = append(os.Environ(), childConfig+"="+string(text))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
@@ -72,7 +98,7 @@ func spawn(t *testing.T, dir string) (kubernetes.Interface, *exec.Cmd) {
 		t.Fatal(err)
 	}
 	cfg.QPS, cfg.Timeout = -1, 20*time.Second
-	return kubernetes.NewForConfigOrDie(cfg), cmd
+	return &process{cmd: cmd, kubeconfig: strings.TrimSpace(path), config: cfg, client: kubernetes.NewForConfigOrDie(cfg), stderr: &stderr}
 }
 
 // TestKillNine kills the control plane in the middle of writes, again and again, and looks for every write that was acknowledged. The count of

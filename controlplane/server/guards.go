@@ -23,12 +23,14 @@ import (
 	"github.com/fairlead/fairlead/controlplane/auth/pki"
 	"github.com/fairlead/fairlead/controlplane/auth/rbac"
 	"github.com/fairlead/fairlead/controlplane/auth/tokens"
+	"github.com/fairlead/fairlead/controlplane/store"
 )
 
 // guards makes what decides about requests, from the keys and the configuration.
 type guards struct {
 	cfg      Config
 	keys     *pki.PKI
+	store    *store.Store
 	clientCA dynamiccertificates.CAContentProvider
 	port     int
 }
@@ -78,9 +80,10 @@ func (g *guards) build(ctx context.Context, env apiserver.Env) (apiserver.Guards
 		Authorizer: may.Authorizer, Rules: may.RuleResolver,
 		ServiceAccountToken: tokens.NewREST(tokens.RequestConfig{Issuer: issuer, Get: tokens.NewLiveGetter(env.Client), Audiences: who.Audiences}),
 		Admission:           g.admission(),
-		Handlers:            map[string]http.Handler{},
+		Handlers:            map[string]http.Handler{joinPath: &doorkeeper{common: g.cfg.common(), keys: g.keys, store: g.store}},
 		Bootstrap: map[string]func(context.Context) error{
-			"rbac/bootstrap-roles":                         func(ctx context.Context) error { return rbac.Reconcile(ctx, env.Client, policy) },
+			"cluster-info":         func(ctx context.Context) error { return g.clusterInfo(ctx, env.Client) },
+			"rbac/bootstrap-roles": func(ctx context.Context) error { return rbac.Reconcile(ctx, env.Client, policy) },
 			"scheduling/bootstrap-system-priority-classes": func(ctx context.Context) error { return priority.EnsureSystemClasses(ctx, env.Client) },
 		},
 		Start: map[string]func(context.Context) error{

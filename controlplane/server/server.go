@@ -68,6 +68,12 @@ func Run(ctx context.Context, cfg Config) error {
 	defer tasks.wait()
 	defer cancel(nil)
 
+	var members []store.Member
+	if cfg.Join != nil && !cfg.joined() {
+		if members, err = join(ctx, cfg); err != nil {
+			return err
+		}
+	}
 	keys, err := openKeys(ctx, cfg, port)
 	if err != nil {
 		return err
@@ -76,7 +82,7 @@ func Run(ctx context.Context, cfg Config) error {
 	tasks.run(func() error { return keys.Run(ctx) }, cancel)
 
 	// The API server still writes while it shuts down: the store outlives ctx.
-	db, err := openStore(context.WithoutCancel(ctx), cfg, keys)
+	db, err := openStore(ctx, cfg, keys, members)
 	if err != nil {
 		return err
 	}
@@ -117,6 +123,8 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	select {
 	case <-ctx.Done():
+	case err := <-db.Err():
+		cancel(fmt.Errorf("store: %w", orEnded(err)))
 	case err := <-served:
 		served <- err
 		cancel(fmt.Errorf("API server: %w", orEnded(err)))
@@ -156,7 +164,7 @@ func localURL(bind string, port int) string {
 
 func openKeys(ctx context.Context, cfg Config, port int) (*pki.PKI, error) {
 	keys, err := pki.Open(ctx, pki.Config{
-		Dir: filepath.Join(cfg.DataDir, "pki"), Addresses: cfg.names, ServiceCIDRs: cfg.ServiceCIDRs, ClusterDomain: cfg.ClusterDomain,
+		Dir: cfg.pkiDir(), Addresses: cfg.names, Etcd: cfg.ClusterInit || pki.HasEtcd(cfg.pkiDir()), ServiceCIDRs: cfg.ServiceCIDRs, ClusterDomain: cfg.ClusterDomain,
 		Server: localURL(cfg.BindAddress, port),
 	})
 	if err != nil {
@@ -178,7 +186,15 @@ func openKeys(ctx context.Context, cfg Config, port int) (*pki.PKI, error) {
 	return keys, nil
 }
 
-func openStore(ctx context.Context, cfg Config, _ *pki.PKI) (*store.Store, error) {
+// openStore starts the store. Only its start ends with ctx, not its life. existing are the members of the cluster that this server just joined.
+func openStore(ctx context.Context, cfg Config, keys *pki.PKI, existing []store.Member) (*store.Store, error) {
+	if len(cfg.Store.Endpoints) == 0 && pki.HasEtcd(cfg.pkiDir()) {
+		cfg.Store.Name = cfg.Name
+		cfg.Store.Peer = &store.Peer{
+			ListenURL: cfg.peerListenURL(), AdvertiseURL: cfg.peerURL(), Existing: existing,
+			CertFile: keys.EtcdPeerFile(), KeyFile: keys.EtcdPeerFile(), CAFile: keys.EtcdCAFile(),
+		}
+	}
 	db, err := store.Start(ctx, cfg.Store)
 	if err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)
@@ -196,11 +212,11 @@ func newAPIServer(ctx context.Context, cfg Config, listener net.Listener, keys *
 		return nil, err
 	}
 	port := listener.Addr().(*net.TCPAddr).Port
-	g := &guards{cfg: cfg, keys: keys, clientCA: clientCA, port: port}
+	g := &guards{cfg: cfg, keys: keys, store: db, clientCA: clientCA, port: port}
 	api, err := apiserver.New(ctx, apiserver.Config{
 		Listener: listener, ServingCert: serving, ClientCA: clientCA,
 		ProxyCertFile: keys.FrontProxyClientFile(), ProxyKeyFile: keys.FrontProxyClientFile(),
-		Advertise: cfg.advertised, AdvertisePort: port,
+		Advertise: cfg.advertised, AdvertisePort: port, Name: cfg.Name,
 		Store:        apiserver.Store{Endpoints: db.Endpoints, CertFile: db.CertFile, KeyFile: db.KeyFile, CAFile: db.CAFile, Client: db.Direct()},
 		Guards:       g.build,
 		ServiceCIDRs: cfg.ServiceCIDRs, NodePorts: cfg.NodePorts,
@@ -214,21 +230,29 @@ func newAPIServer(ctx context.Context, cfg Config, listener net.Listener, keys *
 	return api, nil
 }
 
-// settle makes the join token.
+// settle makes the join tokens.
 func settle(ctx context.Context, cfg Config, env Env) error {
-	if cfg.Token == "" {
-		return nil
-	}
-	id, secret, ok := strings.Cut(cfg.Token, ".")
-	if !ok {
-		return errors.New("the join token is not of the form id.secret")
-	}
 	client, err := kubernetes.NewForConfig(env.Client)
 	if err != nil {
 		return err
 	}
-	_, err = tokens.CreateBootstrap(ctx, client, tokens.Bootstrap{ID: id, Secret: secret, Description: "The token given to the server at its start."})
-	if err != nil && !apierrors.IsAlreadyExists(err) {
+	node := tokens.Bootstrap{Description: "The token for nodes that was given to the server at its start."}
+	server := tokens.Bootstrap{
+		Description: "The token for servers that was given to the server at its start.", Usages: []string{"authentication"}, Groups: []string{tokens.ServerGroup},
+	}
+	return errors.Join(makeToken(ctx, client, cfg.Token, node), makeToken(ctx, client, cfg.ServerToken, server))
+}
+
+// makeToken stores text as b unless there is such a token.
+func makeToken(ctx context.Context, client kubernetes.Interface, text string, b tokens.Bootstrap) error {
+	if text == "" {
+		return nil
+	}
+	var ok bool
+	if b.ID, b.Secret, ok = strings.Cut(text, "."); !ok {
+		return errors.New("the join token is not of the form id.secret")
+	}
+	if _, err := tokens.CreateBootstrap(ctx, client, b); err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("store the join token: %w", err)
 	}
 	return nil

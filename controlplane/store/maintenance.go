@@ -8,8 +8,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/etcdutl/v3/snapshot"
@@ -103,8 +106,44 @@ func Members(ctx context.Context, client *clientv3.Client) ([]Member, error) {
 	return membersOf(r.Members), nil
 }
 
-// AddMember makes room for a member that will listen for its peers at peerURL and returns the members there are then. The new member is started
-// with Peer.Join.
+// AddLearner makes room for a member that will listen for its peers at peerURL, as a learner: it counts for no majority until it has caught up and
+// a leader promotes it. It returns the members there are then, which the new one is started with (Peer.Existing). Announcing a member again
+// that has not started yet changes nothing. ErrBusy means that the cluster takes no new member just now.
+func AddLearner(ctx context.Context, client *clientv3.Client, name, peerURL string) ([]Member, error) {
+	members, err := Members(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range members {
+		switch {
+		case m.Name != "" && slices.ContainsFunc(m.PeerURLs, func(u string) bool { return !strings.HasPrefix(u, "https://") }):
+			return nil, fmt.Errorf("%w: %s has not announced its address yet", ErrBusy, m.Name)
+		case m.Name == "" && slices.Equal(m.PeerURLs, []string{peerURL}):
+			return members, nil
+		case m.Name == name || slices.Contains(m.PeerURLs, peerURL):
+			return nil, fmt.Errorf("%w: %s at %v has id %x; if its data is lost, run `fairlead etcd member remove %x` first",
+				ErrMemberExists, m.Name, m.PeerURLs, m.ID, m.ID)
+		}
+	}
+	r, err := client.MemberAddAsLearner(ctx, []string{peerURL})
+	switch {
+	case errors.Is(err, rpctypes.ErrTooManyLearners):
+		return nil, fmt.Errorf("%w: another one is joining (if it never will, remove it: `fairlead etcd member list` shows learners)", ErrBusy)
+	case errors.Is(err, rpctypes.ErrUnhealthy), errors.Is(err, rpctypes.ErrMemberNotEnoughStarted):
+		return nil, fmt.Errorf("%w: %w", ErrBusy, err)
+	case err != nil:
+		return nil, fmt.Errorf("add etcd member %s: %w", peerURL, err)
+	}
+	return membersOf(r.Members), nil
+}
+
+// ErrBusy is the answer of a cluster whose members are just changing, or not all connected for five seconds; asking again later may succeed.
+var ErrBusy = errors.New("the etcd cluster takes no new member at the moment")
+
+// ErrMemberExists is the answer when a started member has the name or the peer URL of the new one.
+var ErrMemberExists = errors.New("there is such an etcd member already")
+
+// AddMember makes room for a voting member that will listen for its peers at peerURL and returns the members there are then.
 func AddMember(ctx context.Context, client *clientv3.Client, peerURL string) ([]Member, error) {
 	r, err := client.MemberAdd(ctx, []string{peerURL})
 	if err != nil {

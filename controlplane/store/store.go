@@ -51,10 +51,10 @@ type Peer struct {
 	// ListenURL and AdvertiseURL are https URLs.
 	ListenURL    string `json:"listenURL"`
 	AdvertiseURL string `json:"advertiseURL"`
-	// InitialCluster names all members at the first start: "a=https://10.0.0.1:2380,b=https://10.0.0.2:2380".
-	InitialCluster string `json:"initialCluster"`
-	// Join is true when the cluster exists already and this member was added to it with AddMember.
-	Join     bool   `json:"join,omitempty"`
+	// Existing are the members of the cluster that this one joins at its first start, itself included (see AddLearner). Empty means that this
+	// member is the first. Later starts know the members from their own data.
+	Existing []Member `json:"existing,omitempty"`
+	// CertFile, KeyFile and CAFile are this member's identity and the authority of all members'.
 	CertFile string `json:"certFile"`
 	KeyFile  string `json:"keyFile"`
 	CAFile   string `json:"caFile"`
@@ -70,6 +70,7 @@ type Store struct {
 	client *clientv3.Client
 	stop   context.CancelFunc
 	guard  sync.WaitGroup
+	failed chan error
 }
 
 const (
@@ -124,14 +125,9 @@ func runMember(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start etcd in %s: %w", cfg.DataDir, err)
 	}
-	select {
-	case <-e.Server.ReadyNotify():
-	case err := <-e.Err():
+	if err := awaitMember(ctx, log, e); err != nil {
 		e.Close()
 		return nil, fmt.Errorf("start etcd in %s: %w", cfg.DataDir, err)
-	case <-ctx.Done():
-		e.Close()
-		return nil, fmt.Errorf("start etcd in %s: %w", cfg.DataDir, context.Cause(ctx))
 	}
 	if err := os.Chmod(cfg.socket(), 0o600); err != nil {
 		e.Close()
@@ -144,13 +140,18 @@ func runMember(ctx context.Context, cfg Config) (*Store, error) {
 		e.Close()
 		return nil, err
 	}
-	s := &Store{Endpoints: []string{socketURL(cfg.socket())}, etcd: e, client: client, stop: stop,
+	s := &Store{Endpoints: []string{socketURL(cfg.socket())}, etcd: e, client: client, stop: stop, failed: make(chan error, 1),
 		direct: sync.OnceValue(func() *clientv3.Client { return v3client.New(e.Server) })}
 	g := &guard{log: log, member: e.Server, client: client, dir: cfg.DataDir, minFree: cfg.MinFreeBytes, endpoint: s.Endpoints[0]}
 	if g.minFree == 0 {
 		g.minFree = defaultMinFreeBytes
 	}
 	s.guard.Go(func() { g.run(guardCtx) })
+	s.guard.Go(func() { watch(e, s.failed, guardCtx.Done()) })
+	if cfg.Peer != nil {
+		p := &peers{log: log, member: e.Server, client: client, advertise: cfg.Peer.AdvertiseURL}
+		s.guard.Go(func() { p.run(guardCtx) })
+	}
 	log.Info("Store is ready", "component", "etcd", "dataDir", cfg.DataDir, "took", time.Since(started).Round(time.Millisecond))
 	return s, nil
 }
@@ -166,13 +167,8 @@ func (s *Store) Direct() *clientv3.Client {
 	return s.direct()
 }
 
-// Err delivers the error that ended the embedded member; nil channel when the store is elsewhere.
-func (s *Store) Err() <-chan error {
-	if s.etcd == nil {
-		return nil
-	}
-	return s.etcd.Err()
-}
+// Err delivers the error that ended the embedded member, ErrRemoved for one; nil channel when the store is elsewhere.
+func (s *Store) Err() <-chan error { return s.failed }
 
 // Close ends the member or the connection, waits for it and may be called once.
 func (s *Store) Close() {
@@ -257,10 +253,15 @@ func (c Config) embedded() (*embed.Config, error) {
 		return nil, fmt.Errorf("store: peer advertise URL %q is not an https URL", c.Peer.AdvertiseURL)
 	}
 	m.ListenPeerUrls, m.AdvertisePeerUrls = []url.URL{*listen}, []url.URL{*advertise}
-	m.InitialCluster = c.Peer.InitialCluster
-	if c.Peer.Join {
-		m.ClusterState = embed.ClusterStateFlagExisting
+	m.InitialCluster = m.Name + "=" + advertise.String()
+	if len(c.Peer.Existing) > 0 {
+		m.InitialCluster, m.ClusterState = initialCluster(m.Name, advertise.String(), c.Peer.Existing), embed.ClusterStateFlagExisting
 	}
-	m.PeerTLSInfo = transport.TLSInfo{CertFile: c.Peer.CertFile, KeyFile: c.Peer.KeyFile, TrustedCAFile: c.Peer.CAFile, ClientCertAuth: true}
+	m.MaxLearners = maxLearners
+	m.PeerTLSInfo = transport.TLSInfo{
+		CertFile: c.Peer.CertFile, KeyFile: c.Peer.KeyFile, TrustedCAFile: c.Peer.CAFile, ClientCertAuth: true,
+		// The authority signs members only. A host with several addresses may come from one that its certificate does not name.
+		SkipClientSANVerify: true,
+	}
 	return m, nil
 }

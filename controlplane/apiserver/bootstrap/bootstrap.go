@@ -36,6 +36,8 @@ type Config struct {
 	More map[string]func(context.Context) error
 	// Identity names this server among the API servers of the cluster.
 	Identity string
+
+	sightings *sightings
 }
 
 const (
@@ -52,20 +54,21 @@ func Install(server *genericapiserver.GenericAPIServer, cfg Config) error {
 	if cfg.Identity == "" {
 		cfg.Identity = server.APIServerID
 	}
+	cfg.sightings = &sightings{seen: map[string]sighting{}}
 	type step struct {
 		name   string
 		run    func(context.Context) error
-		repair bool
+		repair time.Duration // how often it is repeated; 0 never
 	}
 	steps := []step{
-		{"start-system-namespaces-controller", cfg.namespaces, true},
-		{"priority-and-fairness-config-producer", cfg.flowControl, true},
-		{"start-kubernetes-service", cfg.kubernetesService, true},
-		{"start-kubernetes-service-cidr-controller", cfg.serviceCIDR, true},
-		{"start-cluster-authentication-info-controller", cfg.authenticationInfo, true},
+		{"start-system-namespaces-controller", cfg.namespaces, repairEvery},
+		{"priority-and-fairness-config-producer", cfg.flowControl, repairEvery},
+		{"start-kubernetes-service", cfg.kubernetesService, renewEvery},
+		{"start-kubernetes-service-cidr-controller", cfg.serviceCIDR, repairEvery},
+		{"start-cluster-authentication-info-controller", cfg.authenticationInfo, repairEvery},
 	}
 	for name, run := range cfg.More {
-		steps = append(steps, step{name, run, false})
+		steps = append(steps, step{name, run, 0})
 	}
 	for _, s := range steps {
 		err := server.AddPostStartHook(s.name, func(hook genericapiserver.PostStartHookContext) error {
@@ -84,11 +87,11 @@ func Install(server *genericapiserver.GenericAPIServer, cfg Config) error {
 					return nil
 				}
 			}
-			if !s.repair {
+			if s.repair == 0 {
 				return nil
 			}
 			go func() {
-				for wait(hook, repairEvery) {
+				for wait(hook, s.repair) {
 					if err := s.run(hook); err != nil && hook.Err() == nil {
 						log.Error(err, "Cannot repair a system object", "step", s.name)
 					}

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -31,9 +32,43 @@ const (
 	identityValue = "kube-apiserver"
 	// addressAnnotation holds the comma-separated advertise addresses of the lease's holder.
 	addressAnnotation = "fairlead.io/advertise-addresses"
-	// leaseDuration is how long an API server counts after its last sign of life.
-	leaseDuration = 60 * time.Second
+	// leaseDuration is how long an API server counts after its last sign of life. It gives one every renewEvery.
+	leaseDuration = 15 * time.Second
+	renewEvery    = 4 * time.Second
+	// forgetAfter is how old the Lease of a server that is gone gets before it is deleted.
+	forgetAfter = time.Hour
 )
+
+// sightings remembers when this process saw each server's Lease change. Clocks of servers differ; only this one's is asked.
+type sightings struct {
+	mu   sync.Mutex
+	seen map[string]sighting // by the Lease's name
+}
+
+type sighting struct {
+	renewed time.Time // as the Lease says
+	at      time.Time // when it was seen first, by this process's clock
+}
+
+// fresh reports whether the Lease changed within leaseDuration. One that is seen for the first time counts unless it is obviously old, so that a
+// server that just started does not take the others away.
+func (s *sightings) fresh(lease *coordinationv1.Lease, now time.Time) bool {
+	if lease.Spec.RenewTime == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	renewed := lease.Spec.RenewTime.Time
+	last, known := s.seen[lease.Name]
+	if !known && now.Sub(renewed) > 4*leaseDuration {
+		last.at = now.Add(-2 * leaseDuration)
+	} else if !known || !last.renewed.Equal(renewed) {
+		last.at = now
+	}
+	last.renewed = renewed
+	s.seen[lease.Name] = last
+	return now.Sub(last.at) <= leaseDuration
+}
 
 // kubernetesService renews this server's Lease and makes the Service default/kubernetes point at all servers whose Lease is fresh.
 func (c Config) kubernetesService(ctx context.Context) error {
@@ -96,8 +131,13 @@ func (c Config) alive(ctx context.Context) ([]netip.Addr, error) {
 		return nil, fmt.Errorf("list API servers: %w", err)
 	}
 	var out []netip.Addr
+	var errs []error
 	for _, l := range list.Items {
-		if l.Spec.RenewTime == nil || time.Since(l.Spec.RenewTime.Time) > leaseDuration {
+		if !c.sightings.fresh(&l, time.Now()) {
+			if l.Spec.RenewTime != nil && time.Since(l.Spec.RenewTime.Time) > forgetAfter {
+				errs = append(errs, ignoreGone(c.Client.CoordinationV1().Leases(l.Namespace).Delete(ctx, l.Name, metav1.DeleteOptions{
+					Preconditions: &metav1.Preconditions{ResourceVersion: &l.ResourceVersion}})))
+			}
 			continue
 		}
 		for text := range strings.SplitSeq(l.Annotations[addressAnnotation], ",") {
@@ -108,7 +148,7 @@ func (c Config) alive(ctx context.Context) ([]netip.Addr, error) {
 		}
 	}
 	slices.SortFunc(out, netip.Addr.Compare)
-	return slices.Compact(out), nil
+	return slices.Compact(out), errors.Join(errs...)
 }
 
 // service creates default/kubernetes, or puts its port right.
@@ -245,4 +285,12 @@ func (c Config) serviceCIDR(ctx context.Context) error {
 	})
 	_, err = client.UpdateStatus(ctx, have, metav1.UpdateOptions{})
 	return ignoreExists(err)
+}
+
+// ignoreGone is for deletions that another server may have done before.
+func ignoreGone(err error) error {
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	return err
 }

@@ -54,7 +54,11 @@ func snapshot(t *testing.T, dir string) map[string]string {
 
 func leaf(t *testing.T, path string) *x509.Certificate {
 	t.Helper()
-	pair, err := tls.LoadX509KeyPair(path, path)
+	data, err := os.ReadFile(path) // once: certificate and key may be replaced between two readings
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.X509KeyPair(data, data)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,6 +30,9 @@ import (
 // BootstrapGroup is the group of every bootstrap token that fairlead makes; the default policy lets it join nodes.
 const BootstrapGroup = "system:bootstrappers:fairlead:default-node-token"
 
+// ServerGroup is the group of bootstrap tokens by which further servers join. It may ask for the cluster's keys.
+const ServerGroup = "system:bootstrappers:fairlead:servers"
+
 // Bootstrap is a bootstrap token as people see it.
 type Bootstrap struct {
 	ID, Secret  string    // the token is ID.Secret; Secret is empty in lists that must not show it
