@@ -35,6 +35,7 @@ func (a *assembly) ownStorage(codec runtime.Codec, gv schema.GroupVersion) (gene
 	c := *a.generic
 	c.PostStartHooks = map[string]genericapiserver.PostStartHookConfigEntry{}
 	c.RuleResolver = nil
+	c.LoopbackClientConfig = a.local.config(c.LoopbackClientConfig)
 	o := *a.etcd
 	o.StorageConfig.Codec = codec
 	o.StorageConfig.EncodeVersioner = runtime.NewMultiGroupVersioner(gv, schema.GroupKind{Group: gv.Group})
@@ -62,11 +63,18 @@ func (a *assembly) extensions() apiextensionsapiserver.CompletedConfig {
 	return cfg.Complete()
 }
 
-// aggregator builds the delegate that faces the clients: it sends requests to aggregated API servers or down the chain.
-func (a *assembly) aggregator(ctx context.Context, next *genericapiserver.GenericAPIServer, crds apiextensionsinformers.SharedInformerFactory) (*apiserver.APIAggregator, error) {
+// aggregator builds the delegate that faces the clients: it sends requests to aggregated API servers or down the chain. local is its handler for the
+// clients in this process.
+func (a *assembly) aggregator(ctx context.Context, next *genericapiserver.GenericAPIServer, crds apiextensionsinformers.SharedInformerFactory) (
+	front *apiserver.APIAggregator, local http.Handler, err error) {
 	gv := apiregistrationv1.SchemeGroupVersion
 	c, _ := a.ownStorage(aggregatorscheme.Codecs.LegacyCodec(gv), gv)
 	c.SkipOpenAPIInstallation = true
+	outside := c.BuildHandlerChainFunc
+	c.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
+		local = localChain(api, c, a.cfg.TracingConfig != "")
+		return outside(api, c)
+	}
 	cfg := &apiserver.Config{
 		GenericConfig: &genericapiserver.RecommendedConfig{Config: c, SharedInformerFactory: a.env.Informers},
 		ExtraConfig: apiserver.ExtraConfig{
@@ -76,13 +84,13 @@ func (a *assembly) aggregator(ctx context.Context, next *genericapiserver.Generi
 			ProxyTransport:      &http.Transport{},
 		},
 	}
-	front, err := cfg.Complete().NewWithDelegate(next)
+	front, err = cfg.Complete().NewWithDelegate(next)
 	if err != nil {
-		return nil, fmt.Errorf("assemble the aggregator: %w", err)
+		return nil, nil, fmt.Errorf("assemble the aggregator: %w", err)
 	}
-	client, err := apiregistrationclient.NewForConfig(a.generic.LoopbackClientConfig)
+	client, err := apiregistrationclient.NewForConfig(c.LoopbackClientConfig)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	register := autoregister.NewAutoRegisterController(front.APIRegistrationInformers.Apiregistration().V1().APIServices(), client)
 	for i, g := range served {
@@ -98,10 +106,10 @@ func (a *assembly) aggregator(ctx context.Context, next *genericapiserver.Generi
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	err = front.GenericAPIServer.AddBootSequenceHealthChecks(registered(front.APIRegistrationInformers.Apiregistration().V1().APIServices()))
-	return front, err
+	return front, local, err
 }
 
 // localService is the APIService of a group version that this process serves.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"time"
@@ -48,7 +49,8 @@ import (
 type Server struct {
 	aggregator *apiserver.APIAggregator
 	loopback   *rest.Config
-	client     kubernetes.Interface
+	local      *local
+	inner      http.Handler // for clients in this process
 	ready      chan struct{}
 }
 
@@ -63,6 +65,7 @@ type assembly struct {
 	services  apiserver.ServiceResolver
 	resources *serverstorage.ResourceConfig
 	direct    *direct // nil when the store is elsewhere
+	local     *local
 }
 
 // New assembles a server. The store must be reachable when Run is called.
@@ -77,7 +80,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &assembly{cfg: cfg, types: types}
+	a := &assembly{cfg: cfg, types: types, local: &local{}}
 	if err := a.configure(ctx); err != nil {
 		return nil, err
 	}
@@ -199,7 +202,7 @@ func (a *assembly) store() error {
 
 // connect makes the clients of this very server.
 func (a *assembly) connect() error {
-	loopback := rest.CopyConfig(a.generic.LoopbackClientConfig)
+	loopback := a.local.config(a.generic.LoopbackClientConfig)
 	a.env = Env{Loopback: a.generic.LoopbackClientConfig, Generic: a.generic}
 	typed := rest.CopyConfig(loopback)
 	typed.ContentType = runtime.ContentTypeProtobuf
@@ -303,17 +306,19 @@ func (a *assembly) chain(ctx context.Context) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	front, err := a.aggregator(ctx, kinds, crds.Informers)
+	front, inner, err := a.aggregator(ctx, kinds, crds.Informers)
 	if err != nil {
 		return nil, err
 	}
 	front.GenericAPIServer.RegisterDestroyFunc(a.direct.close)
-	s := &Server{aggregator: front, loopback: a.generic.LoopbackClientConfig, client: a.env.Client, ready: make(chan struct{})}
-	return s, nil
+	return &Server{aggregator: front, loopback: a.generic.LoopbackClientConfig, local: a.local, inner: inner, ready: make(chan struct{})}, nil
 }
 
 // Loopback returns a client configuration with all rights, valid while the server runs.
 func (s *Server) Loopback() *rest.Config { return rest.CopyConfig(s.loopback) }
+
+// Local is Loopback without a socket between, for clients in this process. It cannot upgrade connections (exec, attach, port-forward).
+func (s *Server) Local() *rest.Config { return s.local.config(s.loopback) }
 
 // Handler is the server without its listener, for tests.
 func (s *Server) Handler() http.Handler { return s.aggregator.GenericAPIServer.Handler }
@@ -324,20 +329,26 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("prepare the API server: %w", err)
 	}
+	defer s.local.open(s.inner)()
 	watch, stop := context.WithCancel(ctx)
 	defer stop()
-	go s.watchReady(watch)
+	client, err := rest.HTTPClientFor(s.loopback)
+	if err != nil {
+		return fmt.Errorf("loopback client: %w", err)
+	}
+	go s.watchReady(watch, client)
 	return prepared.Run(ctx)
 }
 
 // Ready is closed when /readyz turned healthy for the first time.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
-func (s *Server) watchReady(ctx context.Context) {
+// watchReady asks over TLS, as everybody else does.
+func (s *Server) watchReady(ctx context.Context, client *http.Client) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if err := s.client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error(); err == nil {
+		if answersReady(ctx, client, s.loopback.Host) {
 			close(s.ready)
 			return
 		}
@@ -347,6 +358,20 @@ func (s *Server) watchReady(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+func answersReady(ctx context.Context, client *http.Client, host string) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, host+"/readyz", nil)
+	if err != nil {
+		return false
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body) // so that the connection is used again
+	return err == nil && resp.StatusCode == http.StatusOK
 }
 
 // newServiceResolver finds the endpoint of a Service for webhooks and aggregated API servers: a ready pod of it, not the ClusterIP, so that the

@@ -30,7 +30,7 @@ import (
 type Env struct {
 	// Config is this run's configuration with defaults filled in.
 	Config Config
-	// Client is a client configuration with all rights; a component makes a copy and names itself in UserAgent.
+	// Client is a client configuration with all rights that reaches the server by function calls; a component makes a copy and names itself in UserAgent.
 	Client *rest.Config
 	// Keys are the cluster's authorities and certificates; nil in a process that has none.
 	Keys *pki.PKI
@@ -109,7 +109,7 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 		return ended(ctx)
 	}
-	env := Env{Config: cfg, Client: api.Loopback(), Keys: keys, URL: localURL(cfg.BindAddress, port), AdminKubeconfig: keys.AdminKubeconfig()}
+	env := Env{Config: cfg, Client: api.Local(), Keys: keys, URL: localURL(cfg.BindAddress, port), AdminKubeconfig: keys.AdminKubeconfig()}
 	log.Info("API server is ready", "component", "apiserver", "url", env.URL, "kubeconfig", env.AdminKubeconfig, "took", since(started))
 	tasks.run(func() error { settleMemory(ctx); return nil }, cancel)
 	if err := settle(ctx, cfg, env); err != nil {
