@@ -79,7 +79,7 @@ test-unit: ## Run the tests that need neither root nor a cluster
 .PHONY: test-vm
 test-vm: DEPS_MORE := $(DEPS_VM)
 test-vm: deps build images ## Boot Debian's kernels under qemu: the programs on their verifiers, a node with cgroup version 2 only
-	$(GO) test -tags vm -count=1 -timeout 30m -v ./hack/vm
+	$(GO) test -tags vm -count=1 -timeout 50m -v ./hack/vm
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for ten seconds
@@ -114,3 +114,7 @@ bench-pods: ## Measure pods on one real node: create to Running, a hundred at on
 .PHONY: bench-dns
 bench-dns: ## Measure the DNS server beside CoreDNS with its kubernetes plugin
 	$(GO) run ./hack/bench/dns $(BENCH_FLAGS)
+
+.PHONY: bench-up
+bench-up: build images ## Measure how long a user waits for a cluster
+	$(GO) run ./hack/bench/up $(BENCH_FLAGS)

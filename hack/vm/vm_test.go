@@ -40,7 +40,7 @@ func TestKernels(t *testing.T) {
 				t.Fatal(err)
 			}
 			log := filepath.Join(root, "out", "test", "vm-"+k.Series+".log")
-			ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 			defer cancel()
 			m := Machine{Kernel: installed, Image: image(t, root, programs, installed), Memory: 4096, CPUs: 2, Log: log}
 			status, err := m.Boot(ctx)
@@ -81,14 +81,14 @@ func image(t *testing.T, root, programs string, k Installed) *Image {
 		if data := filepath.Join(root, s, "testdata"); exists(data) {
 			check(im.Copy(at+"testdata", data))
 		}
-		commands.WriteString(name + " " + at + name + " -test.short -test.timeout=4m\n")
+		commands.WriteString(name + " " + at + name + " -test.short -test.timeout=6m\n")
 	}
 	for _, name := range []string{"fairlead", "fairlead-shim", "fairlead-cni", "flctl"} {
 		check(im.Copy("/opt/fairlead/"+name, filepath.Join(root, "bin", name)))
 	}
 	check(im.Copy("/opt/fairlead/sample.tar", filepath.Join(root, "out", "images", "sample.tar")))
 	check(im.Copy("/tests/cluster/cluster", filepath.Join(programs, "cluster.test")))
-	commands.WriteString("cluster /tests/cluster/cluster -test.v -test.timeout=4m\n")
+	commands.WriteString("cluster /tests/cluster/cluster -test.v -test.timeout=12m\n")
 	for _, p := range []string{"runc"} {
 		from, err := exec.LookPath(p)
 		check(err)

@@ -197,7 +197,7 @@ func get(url string) (string, error) {
 // eventually waits until f returns nil; an emulated processor is slow.
 func eventually(t *testing.T, f func() error) {
 	t.Helper()
-	deadline := time.Now().Add(100 * time.Second)
+	deadline := time.Now().Add(4 * time.Minute)
 	for {
 		err := f()
 		if err == nil {
