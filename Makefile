@@ -42,7 +42,7 @@ bin/fairlead bin/fairlead-shim bin/fairlead-cni bin/flctl:
 
 .PHONY: generate
 generate: ## Regenerate what is generated (eBPF objects and bindings, OpenAPI)
-	$(GO) generate ./bpf/... ./dataplane/... ./controlplane/...
+	$(GO) generate ./bpf/... ./dataplane/... ./hack/bench/xdp ./controlplane/...
 
 .PHONY: images
 images: ## Build the sample's container image into out/images
@@ -102,6 +102,10 @@ bench-scheduler: ## Measure the scheduler: decisions alone, then with an API ser
 .PHONY: bench-lb
 bench-lb: ## Measure the service load balancer beside no service, iptables and nftables
 	$(GO) run ./hack/bench/lb $(BENCH_FLAGS)
+
+.PHONY: bench-xdp
+bench-xdp: ## Measure the XDP program: ns per packet beside a program that parses and does one lookup
+	$(GO) run ./hack/bench/xdp $(BENCH_FLAGS)
 
 .PHONY: bench-podnet
 bench-podnet: bin/fairlead-cni ## Measure the pod network beside Debian's bridge plugin and bare veth

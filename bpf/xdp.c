@@ -91,8 +91,7 @@ inline_fn int send_out(struct xdp_md *ctx, struct flow *f, const struct tuple *t
 	return bpf_redirect_map(&xdp_devices, out, XDP_DROP);
 }
 
-SEC("xdp")
-int uplink_xdp(struct xdp_md *ctx)
+inline_fn int uplink(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *data_end = (void *)(long)ctx->data_end;
 	struct lb_decision d = {};
@@ -128,6 +127,12 @@ int uplink_xdp(struct xdp_md *ctx)
 	lb_count(lb_forwarded);
 	r = rewrite(ctx, &f, &d.t);
 	return r ? drop(ctx, r) : XDP_PASS;
+}
+
+SEC("xdp")
+int uplink_xdp(struct xdp_md *ctx)
+{
+	return uplink(ctx);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -5,13 +5,34 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"runtime"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // Client and server make blocking system calls on one thread each, so that what is measured is the network and no event loop.
+
+// envCPU names the CPU that client and server run on.
+const envCPU = "BENCH_LB_CPU"
+
+// pin keeps this goroutine on its thread, and that thread on the CPU of envCPU, if that is set. On one CPU nothing depends on where the scheduler puts the two and how
+// long another CPU takes to wake up: what is left is the work per request, which is what is to be compared.
+func pin() {
+	runtime.LockOSThread()
+	cpu, err := strconv.Atoi(os.Getenv(envCPU))
+	if err != nil || cpu < 0 {
+		return
+	}
+	var set unix.CPUSet
+	set.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
+		fmt.Fprintln(os.Stderr, "lb: pin to CPU", cpu, err)
+		os.Exit(1)
+	}
+}
 
 func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
@@ -23,7 +44,7 @@ func serve(addr string) error {
 	if err != nil {
 		return err
 	}
-	runtime.LockOSThread()
+	pin()
 	l, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 	if err != nil {
 		return err
@@ -59,6 +80,9 @@ func serve(addr string) error {
 	}
 }
 
+// warmUp is how long a client works before it begins to count.
+const warmUp = 20 * time.Millisecond
+
 // ask prints how many one-byte requests per second are answered: on one connection ("rr"), or on a connection each ("crr").
 func ask(kind, addr, each string) error {
 	a, err := netip.ParseAddrPort(addr)
@@ -69,7 +93,7 @@ func ask(kind, addr, each string) error {
 	if err != nil {
 		return err
 	}
-	runtime.LockOSThread()
+	pin()
 	open := func() (int, error) {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 		if err != nil {
@@ -103,8 +127,11 @@ func ask(kind, addr, each string) error {
 			return fmt.Errorf("connect: %w", err)
 		}
 	}
-	n, began := 0, time.Now()
+	n, began, warm := 0, time.Now(), false
 	for time.Since(began) < d {
+		if !warm && time.Since(began) > warmUp {
+			n, began, warm = 0, time.Now(), true
+		}
 		if kind == "crr" {
 			if fd, err = open(); err != nil {
 				return fmt.Errorf("connect, after %d: %w", n, err)

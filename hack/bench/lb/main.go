@@ -9,13 +9,19 @@ package main
 import (
 	"flag"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 func main() {
@@ -27,17 +33,29 @@ func main() {
 			exit(ask(os.Args[2], os.Args[3], os.Args[4]))
 		}
 	}
-	rounds := flag.Int("rounds", 5, "rounds; each measures every case once")
-	each := flag.Duration("time", time.Second, "length of one measurement")
+	rounds := flag.Int("rounds", 60, "rounds; each measures every case once")
+	each := flag.Duration("time", 60*time.Millisecond, "length of one measurement")
+	cpu := flag.Int("cpu", runtime.NumCPU()-1, "CPU that clients and servers run on; -1: wherever they are put")
+	kinds := flag.String("metrics", "rr,crr", "metrics to measure, by comma")
 	sizes := flag.String("sizes", "1,1000,10000", "numbers of services, by comma; nftables takes minutes for 50000")
-	only := flag.String("only", "", "variants to measure besides direct, by comma; default all")
+	only := flag.String("only", "", "variants to measure besides those without a service, by comma; default all")
+	name := flag.String("name", "lb", "name of the JSON report: a run of some parts need not replace the whole")
 	out := flag.String("out", "out/bench", "folder of the JSON report")
+	stats := flag.Bool("stats", false, "have the kernel measure what each run of each program costs; slows them by some 20 ns")
 	flag.Parse()
 	if *only != "" {
-		keep := append(strings.Split(*only, ","), "direct")
+		keep := strings.Split(*only, ",")
+		for _, v := range variants {
+			if slices.Contains(keep, v.name) {
+				keep = append(keep, v.ref)
+			}
+		}
 		variants = slices.DeleteFunc(variants, func(v variant) bool { return !slices.Contains(keep, v.name) })
 	}
-	exit(run(*rounds, *each, *sizes, *out))
+	_ = os.Setenv(envCPU, strconv.Itoa(*cpu))
+	r := newReport(*name, *rounds, *each, *cpu, strings.Split(*kinds, ","))
+	r.stats = *stats
+	exit(run(r, *sizes, *out))
 }
 
 func exit(err error) {
@@ -48,7 +66,7 @@ func exit(err error) {
 	os.Exit(0)
 }
 
-func run(rounds int, each time.Duration, sizes, out string) (err error) {
+func run(r *report, sizes, out string) (err error) {
 	s := new(scope)
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGINT, syscall.SIGTERM)
@@ -67,7 +85,6 @@ func run(rounds int, each time.Duration, sizes, out string) (err error) {
 			panic(f)
 		}
 	}()
-	r := newReport(rounds, each)
 	for _, f := range strings.Split(sizes, ",") {
 		n, err := strconv.Atoi(f)
 		if err != nil || n < 1 {
@@ -95,9 +112,19 @@ func measure(outer *scope, r *report, n int) error {
 		fmt.Fprintf(os.Stderr, "%s with %d services: set up in %s\n", v.name, n, time.Since(began).Round(time.Millisecond))
 		paths = append(paths, p)
 	}
+	if r.stats {
+		closer, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+		if err != nil {
+			return fmt.Errorf("measure run time of programs: %w", err)
+		}
+		defer closer.Close()
+		defer func() { printStats(os.Stderr) }()
+	}
 	for range r.rounds {
-		for _, kind := range []string{"rr", "crr"} {
-			for _, p := range paths {
+		for _, kind := range r.metrics {
+			// In another order each time: what comes after what makes no difference then.
+			for _, i := range rand.Perm(len(paths)) {
+				p := paths[i]
 				v, err := p.ask(kind, r.each)
 				if err != nil {
 					return fmt.Errorf("%s: %w", p.name, err)
@@ -107,6 +134,28 @@ func measure(outer *scope, r *report, n int) error {
 		}
 	}
 	return nil
+}
+
+// printStats prints the cost of every program of this kernel that ran.
+func printStats(w io.Writer) {
+	for id := ebpf.ProgramID(0); ; {
+		next, err := ebpf.ProgramGetNextID(id)
+		if err != nil {
+			return
+		}
+		id = next
+		p, err := ebpf.NewProgramFromID(id)
+		if err != nil {
+			continue
+		}
+		info, err := p.Info()
+		if err == nil {
+			if st, err := p.Stats(); err == nil && st.RunCount > 1000 {
+				fmt.Fprintf(w, "%-20s %10d runs, %6.0f ns each\n", info.Name, st.RunCount, float64(st.Runtime.Nanoseconds())/float64(st.RunCount))
+			}
+		}
+		p.Close()
+	}
 }
 
 // scope is what the test helpers need of a test.

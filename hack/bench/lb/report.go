@@ -25,7 +25,7 @@ type row struct {
 	RefName string   `json:"ref_name,omitempty"`
 	Ref     *float64 `json:"ref"`
 	Ratio   *float64 `json:"ratio"`
-	Spread  float64  `json:"spread"` // (max-min)/median of ours over the rounds
+	Spread  float64  `json:"spread"` // distance of the quartiles by the median, of the rounds' ratios
 	Target  *float64 `json:"target"`
 	Holds   *bool    `json:"holds"`
 }
@@ -36,14 +36,18 @@ type key struct {
 }
 
 type report struct {
-	rounds int
-	each   time.Duration
-	sizes  []int
-	values map[key][]float64
+	name    string
+	rounds  int
+	each    time.Duration
+	cpu     int
+	metrics []string
+	stats   bool
+	sizes   []int
+	values  map[key][]float64
 }
 
-func newReport(rounds int, each time.Duration) *report {
-	return &report{rounds: rounds, each: each, values: map[key][]float64{}}
+func newReport(name string, rounds int, each time.Duration, cpu int, metrics []string) *report {
+	return &report{name: name, rounds: rounds, each: each, cpu: cpu, metrics: metrics, values: map[key][]float64{}}
 }
 
 func (r *report) add(variant, metric string, size int, v float64) {
@@ -62,15 +66,15 @@ func median(v []float64) float64 {
 	return (s[len(s)/2-1] + s[len(s)/2]) / 2
 }
 
-// targets are ratios to direct.
-var targets = map[string]float64{"fairlead socket": 0.99, "fairlead tcx": 1.10, "fairlead XDP": 1.10}
-
 func (r *report) rows() []row {
 	var out []row
 	for _, size := range r.sizes {
-		for _, metric := range []string{"rr", "crr"} {
-			for _, v := range variants[1:] {
-				ours, ref := r.values[key{v.name, metric, size}], r.values[key{"direct", metric, size}]
+		for _, metric := range r.metrics {
+			for _, v := range variants {
+				if v.ref == "" {
+					continue
+				}
+				ours, ref := r.values[key{v.name, metric, size}], r.values[key{v.ref, metric, size}]
 				// The ratio of each round's pair, measured within seconds of each other; then the median: what else the machine does falls on both.
 				ratios := make([]float64, len(ours))
 				for i := range ratios {
@@ -78,12 +82,12 @@ func (r *report) rows() []row {
 				}
 				o, f, q := median(ours), median(ref), median(ratios)
 				line := row{
-					Case: fmt.Sprintf("%s, %d services", v.name, size), Metric: metric, Unit: "1/s", Ours: o, RefName: "direct", Ref: &f, Ratio: &q,
-					Spread: (slices.Max(ours) - slices.Min(ours)) / o,
+					Case: fmt.Sprintf("%s, %d services", v.name, size), Metric: metric, Unit: "1/s", Ours: o, RefName: v.ref, Ref: &f, Ratio: &q,
+					Spread: spread(ratios),
 				}
-				if t, ok := targets[v.name]; ok {
-					holds := q >= t
-					line.Target, line.Holds = &t, &holds
+				if v.target > 0 {
+					holds := q >= v.target
+					line.Target, line.Holds = &v.target, &holds
 				}
 				out = append(out, line)
 			}
@@ -92,20 +96,27 @@ func (r *report) rows() []row {
 	return out
 }
 
+// spread is the distance of the quartiles by the median: what half of the rounds stay within.
+func spread(v []float64) float64 {
+	s := slices.Sorted(slices.Values(v))
+	return (s[len(s)*3/4] - s[len(s)/4]) / median(v)
+}
+
 func (r *report) write(w io.Writer, dir string) error {
 	var u unix.Utsname
 	_ = unix.Uname(&u)
 	host := fmt.Sprintf("Linux %s, %d CPUs, %s", unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), runtime.GOARCH)
 	rows := r.rows()
-	fmt.Fprintf(w, "%s; %d rounds of %s; ratio to direct: median over the rounds\n", host, r.rounds, r.each)
+	fmt.Fprintf(w, "%s; %d rounds of %s, client and server on CPU %d; ratio to the reference: median over the rounds, spread between its quartiles\n",
+		host, r.rounds, r.each, r.cpu)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "CASE\tMETRIC\tRATE\tDIRECT\tRATIO\tSPREAD\tTARGET\tHOLDS")
+	fmt.Fprintln(t, "CASE\tMETRIC\tRATE\tREFERENCE\tRATE\tRATIO\tSPREAD\tTARGET\tHOLDS")
 	for _, x := range rows {
 		target, holds := "-", "-"
 		if x.Target != nil {
 			target, holds = fmt.Sprintf(">= %.2f", *x.Target), map[bool]string{true: "yes", false: "no"}[*x.Holds]
 		}
-		fmt.Fprintf(t, "%s\t%s\t%.0f\t%.0f\t%.2f\t%.0f%%\t%s\t%s\n", x.Case, x.Metric, x.Ours, *x.Ref, *x.Ratio, 100*x.Spread, target, holds)
+		fmt.Fprintf(t, "%s\t%s\t%.0f\t%s\t%.0f\t%.3f\t%.1f%%\t%s\t%s\n", x.Case, x.Metric, x.Ours, x.RefName, *x.Ref, *x.Ratio, 100*x.Spread, target, holds)
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -113,9 +124,9 @@ func (r *report) write(w io.Writer, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	body, err := json.MarshalIndent(map[string]any{"bench": "lb", "host": host, "rows": rows}, "", "  ")
+	body, err := json.MarshalIndent(map[string]any{"bench": r.name, "host": host, "rows": rows}, "", "  ")
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "lb.json"), append(body, '\n'), 0o644)
+	return os.WriteFile(filepath.Join(dir, r.name+".json"), append(body, '\n'), 0o644)
 }
