@@ -53,8 +53,7 @@ inline_fn int enter_tunnel(struct __sk_buff *skb, struct flow *f, const struct i
 	return bpf_redirect(cfg_vxlan_ifindex, 0); /* its egress program sets the tunnel's end */
 }
 
-SEC("tcx/ingress")
-int from_pod(struct __sk_buff *skb)
+inline_fn int pod_out(struct __sk_buff *skb)
 {
 	struct endpoint *self, *dst;
 	struct flow f = {};
@@ -104,6 +103,12 @@ int from_pod(struct __sk_buff *skb)
 			return enter_tunnel(skb, &f, to);
 	}
 	return forward(skb, &f);
+}
+
+SEC("tcx/ingress")
+int from_pod(struct __sk_buff *skb)
+{
+	return pod_out(skb);
 }
 
 SEC("tcx/egress")

@@ -35,27 +35,18 @@ inline_fn struct endpoint *endpoint_lookup(const struct addr *a)
 	return bpf_map_lookup_elem(&endpoints, a);
 }
 
-struct eth_addrs {
-	__u8 dst[6];
-	__u8 src[6];
-};
-
 /* endpoint_deliver hands the packet to the pod ep of this node, as one hop. Only in tcx ingress programs, since bpf_redirect_peer works only there.
  * Where the kernel has to answer (hop limit) or the pod is another plugin's, the packet goes the kernel's way.
  * Ingress policy belongs at the top of this function. */
 inline_fn int endpoint_deliver(struct __sk_buff *skb, const struct flow *f, const struct endpoint *ep)
 {
-	struct eth_addrs l2;
-
 	if (unlikely(ep->flags & EP_CHAINED) || unlikely(f->ttl <= 1))
 		return TCX_NEXT;
 	if (unlikely(ep->flags & EP_LIMIT_IN) && !bandwidth_admit(skb, ep->ifindex, BANDWIDTH_IN)) {
 		drop_count(drop_bandwidth, skb->len);
 		return TCX_DROP;
 	}
-	memcpy(l2.dst, ep->mac, 6);
-	memcpy(l2.src, ep->host_mac, 6);
-	if (skb_dec_ttl(skb, f) || bpf_skb_store_bytes(skb, 0, &l2, sizeof(l2), 0)) {
+	if (skb_dec_ttl(skb, f) || skb_set_macs(skb, ep->mac, ep->host_mac)) {
 		drop_count(drop_write, skb->len);
 		return TCX_DROP;
 	}

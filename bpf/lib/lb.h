@@ -149,6 +149,36 @@ static __noinline int lb_begin(const struct ct_key *k, struct service *svc, enum
 	return r;
 }
 
+/* lb_continue fills d by the entry of the packet's connection and notes the packet. */
+inline_fn int lb_continue(const struct ct_key *k, struct ct *e, const struct flow *f, struct lb_decision *d)
+{
+	ct_touch(k, e, f, clock_ticks());
+	d->t.saddr = e->saddr;
+	d->t.daddr = e->daddr;
+	d->t.sport = e->sport;
+	d->t.dport = e->dport;
+	d->snat = e->flags & CT_SNAT;
+	d->on_node = !!(e->flags & CT_ON_NODE);
+	return lb_done;
+}
+
+/* lb_service is service_find with a stack of its own. */
+static __noinline struct service *lb_service(const struct flow *f, __u16 *address)
+{
+	return service_find(&f->daddr, f->dport, f->proto, address);
+}
+
+/* lb_portless decides about what has no ports: pings to service addresses are answered. */
+static __noinline int lb_portless(const struct flow *f)
+{
+	struct service_key k = { .addr = f->daddr };
+	struct service *svc = bpf_map_lookup_elem(&services, &k);
+
+	if (svc && svc->flags & SERVICE_VIP)
+		return flow_is_echo_request(f) ? lb_reply : -drop_no_service;
+	return lb_none;
+}
+
 /* lb_decide finds the translation of a packet towards a service, without touching the packet. Returns lb_none, lb_done (d is filled), lb_reply if the packet must
  * be answered by lb_answer, or < 0. */
 static __noinline int lb_decide(struct flow *f, enum lb_from from, struct lb_decision *d)
@@ -159,45 +189,31 @@ static __noinline int lb_decide(struct flow *f, enum lb_from from, struct lb_dec
 	struct ct_key k;
 	struct ct *e;
 	__u16 address;
-	int r;
+	int r, fresh = 0;
 
-	if (unlikely(!proto_has_ports(f->proto))) {
-		struct service_key sk = { .addr = f->daddr };
-
-		svc = bpf_map_lookup_elem(&services, &sk);
-		if (svc && svc->flags & SERVICE_VIP)
-			return flow_is_echo_request(f) ? lb_reply : -drop_no_service;
-		return lb_none;
-	}
+	if (unlikely(!proto_has_ports(f->proto)))
+		return lb_portless(f);
 	if (unlikely(frag_resolve(f)))
 		return -drop_fragment;
-	svc = service_find(&f->daddr, f->dport, f->proto, &address);
-	if (!svc)
-		return address & SERVICE_VIP ? lb_reply : lb_none;
+	/* The connection first: while its backend is there, the service need not be looked for. */
 	ct_key_of(&k, f);
 	e = ct_get(&k);
-	if (e && !(e->flags & CT_REPLY)) {
-		int fresh = 0;
-
-		if (f->proto == IPPROTO_TCP)
-			fresh = (f->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && f->frag != FLOW_FRAG_LATER;
-		else
-			fresh = 1;
-		if (fresh) { /* may begin anew, if the old has ended or its backend is gone */
-			b = backend_at(e->backend);
-			fresh = e->state == ct_closing || !b || b->generation != e->generation || !(b->flags & BACKEND_LIVE);
-		}
-		if (likely(!fresh)) {
-			ct_touch(&k, e, f, clock_ticks());
-			d->t.saddr = e->saddr;
-			d->t.daddr = e->daddr;
-			d->t.sport = e->sport;
-			d->t.dport = e->dport;
-			d->snat = e->flags & CT_SNAT;
-			d->on_node = !!(e->flags & CT_ON_NODE);
-			return lb_done;
-		}
+	if (e && e->flags & CT_REPLY)
+		e = NULL;
+	if (likely(e != NULL)) {
+		b = backend_at(e->backend);
+		b = b && b->generation == e->generation && b->flags & BACKEND_LIVE ? b : NULL;
+		/* What may begin a connection does so anew, if the old has ended or its backend is gone. */
+		fresh = f->proto != IPPROTO_TCP || ((f->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && f->frag != FLOW_FRAG_LATER);
+		fresh = fresh && (e->state == ct_closing || !b);
+		if (likely(b && !fresh))
+			return lb_continue(&k, e, f, d);
 	}
+	svc = lb_service(f, &address);
+	if (!svc)
+		return address & SERVICE_VIP ? lb_reply : lb_none;
+	if (e && !fresh)
+		return lb_continue(&k, e, f, d);
 	r = lb_begin(&k, svc, scope, from, d);
 	if (likely(!r))
 		return lb_done;

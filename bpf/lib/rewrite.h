@@ -102,6 +102,7 @@ static __noinline int rewrite(ctx_t *ctx, struct flow *f, const struct tuple *t)
 
 #else
 
+/* In tc the transport checksum is left to helpers, which know whether a device will finish it; the rest is written directly. parse_skb has made the headers linear. */
 static __noinline int rewrite(ctx_t *ctx, struct flow *f, const struct tuple *t)
 {
 	int is4 = f->family == AF_INET;
@@ -109,6 +110,8 @@ static __noinline int rewrite(ctx_t *ctx, struct flow *f, const struct tuple *t)
 	__u64 pdiff = port_diff(f->sport, t->sport) + port_diff(f->dport, t->dport);
 	__u32 check = l4_check(f);
 	__u64 flags = f->proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+	void *data, *data_end;
+	__u8 *l3, *l4;
 
 	if (check) {
 		check += f->l4_off;
@@ -117,22 +120,31 @@ static __noinline int rewrite(ctx_t *ctx, struct flow *f, const struct tuple *t)
 		if (csum_fold(pdiff) != 0xffff && bpf_l4_csum_replace(ctx, check, 0, csum_fold32(pdiff), flags))
 			return drop_write;
 	}
+	data = (void *)(long)ctx->data;
+	data_end = (void *)(long)ctx->data_end;
+	l3 = data + (f->l3_off & OFF_MASK);
+	l4 = data + (f->l4_off & OFF_MASK);
 	if (is4) {
-		__be32 a[2] = { t->saddr.w[3], t->daddr.w[3] };
+		struct iphdr *ip = (void *)l3;
 
-		if (bpf_l3_csum_replace(ctx, f->l3_off + offsetof(struct iphdr, check), 0, csum_fold32(adiff), 0) ||
-		    bpf_skb_store_bytes(ctx, f->l3_off + offsetof(struct iphdr, saddr), a, sizeof(a), 0))
+		if ((void *)(ip + 1) > data_end)
 			return drop_write;
+		ip->saddr = t->saddr.w[3];
+		ip->daddr = t->daddr.w[3];
+		ip->check = csum_apply(ip->check, adiff);
 	} else {
-		/* tuple begins with both addresses, as the header holds them */
-		if (bpf_skb_store_bytes(ctx, f->l3_off + offsetof(struct ipv6hdr, saddr), t, 32, 0))
-			return drop_write;
-	}
-	if (f->frag != FLOW_FRAG_LATER && (f->sport != t->sport || f->dport != t->dport)) {
-		__be16 p[2] = { t->sport, t->dport };
+		struct ipv6hdr *ip = (void *)l3;
 
-		if (bpf_skb_store_bytes(ctx, f->l4_off, p, sizeof(p), 0))
+		if ((void *)(ip + 1) > data_end)
 			return drop_write;
+		memcpy(ip->saddr.s6_addr32, t->saddr.w, 16);
+		memcpy(ip->daddr.s6_addr32, t->daddr.w, 16);
+	}
+	if (f->frag != FLOW_FRAG_LATER) {
+		if ((void *)(l4 + 4) > data_end)
+			return drop_write;
+		((__be16 *)l4)[0] = t->sport;
+		((__be16 *)l4)[1] = t->dport;
 	}
 	f->saddr = t->saddr;
 	f->daddr = t->daddr;

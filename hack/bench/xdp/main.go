@@ -68,6 +68,7 @@ type measured struct {
 	fresh   bool    // every packet begins a connection
 	crowd   bool    // beside 65,536 others
 	target  float64 // times the floor; 0: none
+	pod     bool    // by the pod's program instead of the uplink's
 }
 
 const many = 65536
@@ -75,8 +76,8 @@ const many = 65536
 // cases lists what is measured. The floor has one flow throughout.
 func cases() []measured {
 	all := []measured{
-		{name: "empty program", program: "bench_empty", to: near4, proto: tcp, ack: true, flows: 1},
-		{name: "packet made", program: "bench_restore", to: near4, proto: tcp, ack: true, flows: 1},
+		{name: uplinkEmpty, program: "bench_empty", to: near4, proto: tcp, ack: true, flows: 1},
+		{name: uplinkMade, program: "bench_restore", to: near4, proto: tcp, ack: true, flows: 1},
 		{name: "parsed", program: "bench_parse", to: near4, proto: tcp, ack: true, flows: 1},
 		{name: floor, program: "bench_floor", to: near4, proto: tcp, ack: true, flows: 1},
 		{name: "no service", program: "bench_uplink", to: elsewhere, proto: tcp, ack: true, flows: 1, target: 1.3},
@@ -104,6 +105,15 @@ func cases() []measured {
 			measured{name: p.name + ", backend here, new, 64k flows", program: "bench_uplink", to: near4, proto: p.proto, flows: 1 << 31, fresh: true, crowd: true, target: 4},
 		)
 	}
+	const bench = "bench_pod"
+	all = append(all,
+		measured{name: podEmpty, program: "bench_empty", pod: true, to: podHere, proto: tcp, flows: 1, ack: true},
+		measured{name: podMade, program: "bench_restore", pod: true, to: podHere, proto: tcp, flows: 1, ack: true},
+		measured{name: "from_pod, TCP, pod here", program: bench, pod: true, to: podHere, proto: tcp, flows: 1, ack: true},
+		measured{name: "from_pod, TCP, service, backend here, established", program: bench, pod: true, to: near4, proto: tcp, flows: 1, ack: true},
+		measured{name: "from_pod, TCP, service, backend here, 16k flows", program: bench, pod: true, to: near4, proto: tcp, flows: 1 << 14, ack: true},
+		measured{name: "from_pod, TCP, service, backend here, new", program: bench, pod: true, to: near4, proto: tcp, flows: 1 << 31, fresh: true},
+	)
 	return append(all,
 		measured{name: "TCP, IPv6, backend here, established", program: "bench_uplink", to: near6, proto: tcp, ack: true, flows: 1, target: 2.4},
 		measured{name: "TCP, IPv6, backend elsewhere, established", program: "bench_uplink", to: far6, proto: tcp, ack: true, flows: 1, target: 2.4},
@@ -121,7 +131,7 @@ func (r *rig) measure(rounds, repeat int, out string) error {
 			rep.add(c.name, ns)
 		}
 	}
-	for name, p := range r.coll.Programs {
+	for name, p := range r.uplink.Programs {
 		info, err := p.Info()
 		if err != nil {
 			return err
@@ -141,7 +151,11 @@ func (r *rig) once(c *measured, repeat int) (float64, error) {
 	if err := r.forget(); err != nil {
 		return 0, err
 	}
-	prog := r.coll.Programs[c.program]
+	coll, main := r.uplink, "bench_uplink"
+	if c.pod {
+		coll, main = r.pod, "bench_pod"
+	}
+	prog := coll.Programs[c.program]
 	if c.crowd {
 		first := *c
 		first.flows = many
@@ -152,14 +166,14 @@ func (r *rig) once(c *measured, repeat int) (float64, error) {
 			return 0, err
 		}
 	}
-	if !c.fresh && c.program != "bench_empty" {
+	if !c.fresh && c.program != "bench_empty" && c.program != "bench_restore" {
 		// Every flow's first packet, then one in answer to make it established.
 		begin := *c
 		begin.ack = false
 		if err := r.set(&begin, 0); err != nil {
 			return 0, err
 		}
-		if _, _, err := r.coll.Programs["bench_uplink"].Benchmark(r.frame, int(c.flows), nil); err != nil {
+		if _, _, err := coll.Programs[main].Benchmark(r.frame, int(c.flows), nil); err != nil {
 			return 0, err
 		}
 		if err := r.answered(); err != nil {
@@ -185,7 +199,13 @@ func (r *rig) once(c *measured, repeat int) (float64, error) {
 
 // verdict is what the program must say to the packets of c: a case that takes another way than it says measures nothing.
 func (r *rig) verdict(c *measured) uint32 {
-	const pass, redirect = 2, 4
+	const pass, redirect, podNext, podRedirect = 2, 4, 1<<32 - 1, 7
+	if c.pod {
+		if c.program == "bench_pod" {
+			return podRedirect
+		}
+		return podNext
+	}
 	if c.program == "bench_uplink" && (c.to == far4 || c.to == far6 || c.to == farNode) {
 		return redirect
 	}
@@ -195,7 +215,7 @@ func (r *rig) verdict(c *measured) uint32 {
 // forget empties the connection tables.
 func (r *rig) forget() error {
 	for _, name := range []string{"ct_tcp", "ct_any"} {
-		m := r.coll.Maps[name]
+		m := r.uplink.Maps[name]
 		keys, values := make([]loader.BPFCtKey, 4096), make([]loader.BPFCt, 4096)
 		var cursor ebpf.MapBatchCursor
 		for {

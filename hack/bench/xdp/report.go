@@ -56,13 +56,23 @@ func quantile(v []float64, q float64) float64 {
 	return s[int(q*float64(len(s)-1)+0.5)]
 }
 
-// net returns the case's figures with the cost of making the packet replaced by that of an empty run, round by round.
+// The cases that stand for a test run itself, and for making the packet.
+const (
+	uplinkEmpty, uplinkMade = "empty program", "packet made"
+	podEmpty, podMade       = "from_pod, empty program", "from_pod, packet made"
+)
+
+// net returns the case's figures with the cost of making the packet replaced by that of an empty run.
 func (r *report) net(name string) []float64 {
 	v := slices.Clone(r.values[name])
-	if name == "empty program" {
+	emptyName, madeName := uplinkEmpty, uplinkMade
+	if strings.HasPrefix(name, "from_pod") {
+		emptyName, madeName = podEmpty, podMade
+	}
+	if name == emptyName {
 		return v
 	}
-	made, empty := quantile(r.values["packet made"], 0.5), quantile(r.values["empty program"], 0.5)
+	made, empty := quantile(r.values[madeName], 0.5), quantile(r.values[emptyName], 0.5)
 	for i := range v {
 		v[i] += empty - made
 	}

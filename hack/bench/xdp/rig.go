@@ -38,6 +38,8 @@ var (
 	farNode   = netip.MustParseAddrPort("192.0.2.1:30080")
 	self      = netip.MustParseAddrPort("192.0.2.1:10250")
 	elsewhere = netip.MustParseAddrPort("203.0.113.5:80")
+	podHere   = netip.MustParseAddrPort("10.244.0.5:8080")
+	client4   = netip.MustParseAddr("10.244.0.77")
 	node4     = netip.MustParseAddr("192.0.2.1")
 	node6     = netip.MustParseAddr("2001:db8::1")
 )
@@ -47,8 +49,8 @@ const frameLen = 80
 
 // rig is the programs over maps that the load balancer filled.
 type rig struct {
-	coll  *ebpf.Collection
-	frame []byte
+	uplink, pod *ebpf.Collection
+	frame       []byte
 }
 
 // newRig fills the maps in the namespace ns, whose thread calls, and loads the programs.
@@ -96,24 +98,38 @@ func newRig(s *scope, ns *nettest.NS) (*rig, error) {
 	if err := <-done; err != nil {
 		return nil, err
 	}
-	spec, err := loadBench()
-	if err != nil {
-		return nil, err
+	r := new(rig)
+	for _, x := range []struct {
+		to   **ebpf.Collection
+		load func() (*ebpf.CollectionSpec, error)
+	}{{&r.uplink, loadBench}, {&r.pod, loadBenchPod}} {
+		spec, err := x.load()
+		if err != nil {
+			return nil, err
+		}
+		if *x.to, err = l.Load(spec, loader.NodeConstants(loader.NodeFacts{NodeIPs: []netip.Addr{node4, node6}})); err != nil {
+			return nil, err
+		}
+		s.Cleanup((*x.to).Close)
 	}
-	coll, err := l.Load(spec, loader.NodeConstants(loader.NodeFacts{NodeIPs: []netip.Addr{node4, node6}}))
-	if err != nil {
-		return nil, err
-	}
-	s.Cleanup(coll.Close)
 	out, err := netlink.LinkByName("out")
 	if err != nil {
 		return nil, err
 	}
 	index := uint32(out.Attrs().Index)
-	if err := coll.Maps["xdp_devices"].Put(index, index); err != nil {
+	if err := r.uplink.Maps["xdp_devices"].Put(index, index); err != nil {
 		return nil, err
 	}
-	return &rig{coll: coll}, nil
+	// The client is on the device of test runs, lo; every other pod on the one that is there.
+	if err := r.pod.Maps["endpoints"].Put(loader.Addr(client4.As16()), loader.NetEndpoint{Ifindex: 1}); err != nil {
+		return nil, err
+	}
+	for i, pod := 0, podHere.Addr(); i < 8; i, pod = i+1, pod.Next() {
+		if err := r.pod.Maps["endpoints"].Put(loader.Addr(pod.As16()), loader.NetEndpoint{Ifindex: index}); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
 }
 
 // network gives the namespace a way out with a known neighbour, for both families.
@@ -172,9 +188,11 @@ func (r *rig) set(c *measured, first uint32) error {
 		return err
 	}
 	r.frame = frame[:]
-	return errors.Join(
-		r.coll.Variables["bench_frame"].Set(frame), r.coll.Variables["bench_next"].Set(first), r.coll.Variables["bench_mask"].Set(c.flows-1),
-	)
+	v := r.uplink.Variables
+	if c.pod {
+		v = r.pod.Variables
+	}
+	return errors.Join(v["bench_frame"].Set(frame), v["bench_next"].Set(first), v["bench_mask"].Set(c.flows-1))
 }
 
 func packet(c *measured) (frame [frameLen]byte, err error) {
@@ -184,7 +202,11 @@ func packet(c *measured) (frame [frameLen]byte, err error) {
 		gopacket.SerializableLayer
 	}
 	if dst := c.to.Addr(); dst.Is4() {
-		ip = &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocol(c.proto), SrcIP: []byte{198, 51, 100, 0}, DstIP: dst.AsSlice(), Flags: layers.IPv4DontFragment}
+		src := netip.MustParseAddr("198.51.100.0")
+		if c.pod {
+			src = client4
+		}
+		ip = &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocol(c.proto), SrcIP: src.AsSlice(), DstIP: dst.AsSlice(), Flags: layers.IPv4DontFragment}
 	} else {
 		eth.EthernetType = layers.EthernetTypeIPv6
 		ip = &layers.IPv6{
@@ -218,7 +240,7 @@ func packet(c *measured) (frame [frameLen]byte, err error) {
 // answered marks every connection as established, as if its backend had answered.
 func (r *rig) answered() error {
 	for _, name := range []string{"ct_tcp", "ct_any"} {
-		m := r.coll.Maps[name]
+		m := r.uplink.Maps[name]
 		var k loader.BPFCtKey
 		var v loader.BPFCt
 		keys, values := []loader.BPFCtKey{}, []loader.BPFCt{}
