@@ -9,6 +9,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	podresource "k8s.io/component-helpers/resource"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+
+	"github.com/fairlead/fairlead/dataplane/kubelet/shutdown"
 )
 
 // safeSysctls are namespaced by the kernel and cannot hurt other pods.
@@ -20,6 +22,9 @@ var safeSysctls = []string{
 
 // admit tells why a pod cannot run here: the last check, for pods that were not scheduled or whose node changed meanwhile.
 func (k *kubelet) admit(pod *v1.Pod) (reason, message string) {
+	if k.shutdown.Active() {
+		return shutdown.RejectReason, shutdown.RejectMessage
+	}
 	if n := k.keeper.Node(); n != nil {
 		match, err := nodeaffinity.GetRequiredNodeAffinity(pod).Match(n)
 		if err != nil || !match {

@@ -8,12 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/client-go/rest"
 
 	"github.com/fairlead/fairlead/dataplane/kubelet/node"
+	"github.com/fairlead/fairlead/dataplane/kubelet/shutdown"
 )
 
 // Version is the Kubernetes version the node reports.
@@ -70,6 +72,17 @@ type Config struct {
 	// imagefs.available, pid.available. Default: 100Mi, 10%, 5%, 15%, none.
 	EvictionHard map[string]string
 
+	// EvictionSoft are thresholds that act only after they were crossed for their EvictionSoftGrace; a pod ended for one has EvictionMaxPodGrace
+	// at most to end. EvictionMinimumReclaim is by how much a crossed threshold must be exceeded to count as relieved, and a pressure condition
+	// stays for EvictionPressureTransition (default 5 min) after that.
+	EvictionSoft, EvictionMinimumReclaim map[string]string
+	EvictionSoftGrace                    map[string]time.Duration
+	EvictionMaxPodGrace                  time.Duration
+	EvictionPressureTransition           time.Duration
+
+	// Shutdown says how pods end when the machine shuts down. Without periods they are not ended by the kubelet then.
+	Shutdown shutdown.Config
+
 	SeccompDefault       bool
 	AllowedUnsafeSysctls []string
 	ParallelPulls        int // default 4
@@ -121,8 +134,10 @@ func (c Config) withDefaults() (Config, error) {
 	defaultTo(&c.ContainerLogMaxFiles, 5)
 	defaultTo(&c.QPS, 50)
 	defaultTo(&c.Burst, 100)
+	defaultTo(&c.EvictionPressureTransition, 5*time.Minute)
 	if c.EvictionHard == nil {
-		c.EvictionHard = map[string]string{"memory.available": "100Mi", "nodefs.available": "10%", "nodefs.inodesFree": "5%", "imagefs.available": "15%"}
+		c.EvictionHard = map[string]string{"memory.available": "100Mi", "nodefs.available": "10%", "nodefs.inodesFree": "5%", "imagefs.available": "15%",
+			"imagefs.inodesFree": "5%"}
 	}
 	for _, dir := range []string{c.DataDir, c.PodLogsDir} {
 		if !filepath.IsAbs(dir) {

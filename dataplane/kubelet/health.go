@@ -20,14 +20,15 @@ import (
 type health struct {
 	runtime  internalapi.RuntimeService
 	pressure func() []node.Condition // memory, disk and process pressure
+	down     func() bool             // the machine is shutting down
 
 	mu      gosync.Mutex
 	known   *runtimeapi.VersionResponse
 	handler []v1.NodeRuntimeHandler
 }
 
-func newHealth(_ context.Context, runtime internalapi.RuntimeService) *health {
-	return &health{runtime: runtime, pressure: noPressure}
+func newHealth(runtime internalapi.RuntimeService, down func() bool) *health {
+	return &health{runtime: runtime, pressure: noPressure, down: down}
 }
 
 func noPressure() []node.Condition {
@@ -97,6 +98,9 @@ func (h *health) ready(ctx context.Context) node.Condition {
 			problems = append(problems, fmt.Sprintf("%s: %s=false reason:%s message:%s", what, condition.Type, condition.Reason, condition.Message))
 		}
 		h.learn(response)
+	}
+	if h.down() {
+		problems = append(problems, "node is shutting down")
 	}
 	if len(problems) > 0 {
 		c.Status, c.Reason, c.Message = v1.ConditionFalse, "KubeletNotReady", strings.Join(problems, "; ")

@@ -10,8 +10,11 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	podresource "k8s.io/component-helpers/resource"
 	"k8s.io/klog/v2"
+	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
+	"github.com/fairlead/fairlead/dataplane/kubelet/cgroups"
 	"github.com/fairlead/fairlead/dataplane/kubelet/containerlogs"
 	"github.com/fairlead/fairlead/dataplane/kubelet/eviction"
 	"github.com/fairlead/fairlead/dataplane/kubelet/images"
@@ -23,29 +26,30 @@ import (
 
 const (
 	pressurePeriod   = 10 * time.Second
-	pressureHold     = 5 * time.Minute // a pressure condition stays at least this long, so that it does not flap
 	imagePeriod      = 5 * time.Minute
-	evictionGrace    = 0 // hard thresholds give no time
 	evictionSettling = 30 * time.Second
 )
 
 // housekeeper keeps the node from filling up: it rotates logs, removes unused images and evicts pods.
 type housekeeper struct {
 	*kubelet
-	thresholds map[eviction.Signal]eviction.Threshold
-	collector  *images.Collector
-	rotator    containerlogs.Rotator
+	collector *images.Collector
+	rotator   containerlogs.Rotator
 
-	mu    gosync.Mutex
-	short map[eviction.Signal]time.Time // when each signal was last below its threshold
+	mu       gosync.Mutex
+	pressure *eviction.Pressure
+	shown    []v1.NodeConditionType // as last given to the node's status
 }
 
 func newHousekeeper(k *kubelet) (*housekeeper, error) {
-	thresholds, err := eviction.Parse(k.cfg.EvictionHard)
+	policy, err := eviction.NewPolicy(eviction.Settings{
+		Hard: k.cfg.EvictionHard, Soft: k.cfg.EvictionSoft, SoftGrace: k.cfg.EvictionSoftGrace, Reclaim: k.cfg.EvictionMinimumReclaim,
+		Hold: k.cfg.EvictionPressureTransition, MaxGrace: k.cfg.EvictionMaxPodGrace,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("kubelet: %w", err)
 	}
-	h := &housekeeper{kubelet: k, thresholds: thresholds, short: map[eviction.Signal]time.Time{}}
+	h := &housekeeper{kubelet: k, pressure: policy.Watch()}
 	h.collector = &images.Collector{Service: k.images, Used: h.usedImages}
 	h.rotator = containerlogs.Rotator{MaxSize: k.cfg.ContainerLogMaxSize, MaxFiles: k.cfg.ContainerLogMaxFiles, Reopen: k.runtime.ReopenContainerLog, Now: time.Now}
 	return h, nil
@@ -57,11 +61,17 @@ func (h *housekeeper) run(ctx context.Context) {
 	defer pressure.Stop()
 	defer imageTick.Stop()
 	settled := time.Time{}
+	note := stats.Note{}
+	h.keeper.Annotate(node.PressureAnnotation, note.Update(cgroups.NodePressure()))
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-pressure.C:
+			h.keeper.Annotate(node.PressureAnnotation, note.Update(cgroups.NodePressure()))
+			if err := h.cgroups.Weigh(h.burstableCPU()); err != nil {
+				log.Error(err, "The weight of burstable pods was not set")
+			}
 			h.rotateLogs(ctx)
 			if time.Now().Before(settled) {
 				continue // what the last eviction frees does not show at once
@@ -140,76 +150,102 @@ func (h *housekeeper) collectImages(ctx context.Context) error {
 	return err
 }
 
-// relieve looks at the thresholds and ends at most one pod.
+// burstableCPU is what all burstable pods together asked for, in thousandths of a CPU.
+func (h *housekeeper) burstableCPU() (milli int64) {
+	for _, view := range h.workers.Views() {
+		if !view.Ended && cgroups.QOSClass(view.Pod) == v1.PodQOSBurstable {
+			requests := podresource.PodRequests(view.Pod, podresource.PodResourcesOptions{})
+			milli += requests.Cpu().MilliValue()
+		}
+	}
+	return milli
+}
+
+// relieve looks at the thresholds and ends at most one pod; pods over limits of their own all go.
 func (h *housekeeper) relieve(ctx context.Context) (evicted bool, err error) {
 	pods, over, err := h.usage(ctx)
 	if err != nil {
 		return false, err
 	}
 	for _, one := range over {
-		evicted = h.evict(ctx, one.pod, one.reason) || evicted
+		evicted = h.evict(ctx, one.pod, one.reason, 0, "ephemeral-storage") || evicted
 	}
-	decision := eviction.Decide(h.thresholds, h.levels(ctx), pods)
-	h.mu.Lock()
+	levels, separate := h.levels(ctx)
 	now := time.Now()
-	changed := false
-	for _, signal := range decision.Short {
-		_, before := h.short[signal]
-		h.short[signal], changed = now, changed || !before
-	}
-	for signal, last := range h.short {
-		if now.Sub(last) > pressureHold {
-			delete(h.short, signal)
-			changed = true
-		}
-	}
+	h.mu.Lock()
+	short := h.pressure.Observe(levels, now)
+	conditions := h.pressure.Conditions(now)
+	changed := !slices.Equal(conditions, h.shown)
+	h.shown = conditions
 	h.mu.Unlock()
 	if changed {
 		h.keeper.Poke()
 	}
-	if len(decision.Short) == 0 {
+	if len(short) == 0 {
 		return evicted, nil
 	}
-	if slices.ContainsFunc(decision.Short, func(s eviction.Signal) bool {
-		return s == eviction.NodeDisk || s == eviction.ImageDisk || s == eviction.NodeInodes
-	}) {
+	worst := short[0]
+	if eviction.Condition(worst.Signal) == v1.NodeDiskPressure {
 		if freed, err := h.collector.Free(ctx, 0); err == nil && freed > 0 {
 			return evicted, nil // look again before a pod has to go
 		}
 	}
-	if decision.Victim != nil {
-		evicted = h.evict(ctx, decision.Victim.Pod, decision.Reason) || evicted
+	if ranked := eviction.Rank(worst.Signal, pods, separate); len(ranked) > 0 {
+		victim := ranked[0].Pod
+		grace := time.Duration(0) // hard thresholds give no time
+		if worst.Grace > 0 {
+			grace = min(worst.Grace, podGraceOf(victim))
+		}
+		evicted = h.evict(ctx, victim, worst.Reason(), grace, string(worst.Signal)) || evicted
 	}
 	return evicted, nil
 }
 
-func (h *housekeeper) evict(ctx context.Context, pod *v1.Pod, reason string) bool {
+// podGraceOf is the time a pod's spec gives it to end.
+func podGraceOf(pod *v1.Pod) time.Duration {
+	if seconds := pod.Spec.TerminationGracePeriodSeconds; seconds != nil {
+		return time.Duration(*seconds) * time.Second
+	}
+	return v1.DefaultTerminationGracePeriodSeconds * time.Second
+}
+
+func (h *housekeeper) evict(ctx context.Context, pod *v1.Pod, reason string, grace time.Duration, signal string) bool {
 	klog.FromContext(ctx).Info("Evicting a pod", "pod", klog.KObj(pod), "reason", reason)
 	h.events.pod(pod, "", true, "Evicted", reason)
-	return h.workers.Evict(pod.UID, "Evicted", reason, evictionGrace, &v1.PodCondition{
+	h.metrics.evictions.WithLabelValues(signal).Inc()
+	return h.workers.Evict(pod.UID, "Evicted", reason, grace, &v1.PodCondition{
 		Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonTerminationByKubelet, Message: reason,
 	})
 }
 
-func (h *housekeeper) levels(ctx context.Context) map[eviction.Signal]eviction.Level {
-	out := map[eviction.Signal]eviction.Level{}
+// levels is what there is and what is left of everything thresholds may watch; separate tells that images have a filesystem of their own.
+func (h *housekeeper) levels(ctx context.Context) (levels map[eviction.Signal]eviction.Level, separate bool) {
+	levels = map[eviction.Signal]eviction.Level{}
 	total, available := stats.NodeMemory()
-	out[eviction.Memory] = eviction.Level{Capacity: total, Available: available}
-	if fs := stats.Filesystem(h.cfg.DataDir); fs != nil {
-		out[eviction.NodeDisk] = eviction.Level{Capacity: *fs.CapacityBytes, Available: *fs.AvailableBytes}
+	levels[eviction.Memory] = eviction.Level{Capacity: total, Available: available}
+	if capacity, available, ok := h.stats.PodMemory(); ok {
+		levels[eviction.PodMemory] = eviction.Level{Capacity: capacity, Available: available}
+	}
+	filesystem := func(dir string, space, inodes eviction.Signal) {
+		fs := stats.Filesystem(dir)
+		if fs == nil {
+			return
+		}
+		levels[space] = eviction.Level{Capacity: *fs.CapacityBytes, Available: *fs.AvailableBytes}
 		if *fs.Inodes > 0 {
-			out[eviction.NodeInodes] = eviction.Level{Capacity: *fs.Inodes, Available: *fs.InodesFree}
+			levels[inodes] = eviction.Level{Capacity: *fs.Inodes, Available: *fs.InodesFree}
 		}
 	}
+	filesystem(h.cfg.DataDir, eviction.NodeDisk, eviction.NodeInodes)
 	if response, err := h.images.ImageFsInfo(ctx); err == nil && len(response.ImageFilesystems) > 0 {
-		if fs := stats.Filesystem(response.ImageFilesystems[0].GetFsId().GetMountpoint()); fs != nil {
-			out[eviction.ImageDisk] = eviction.Level{Capacity: *fs.CapacityBytes, Available: *fs.AvailableBytes}
-		}
+		dir := response.ImageFilesystems[0].GetFsId().GetMountpoint()
+		filesystem(dir, eviction.ImageDisk, eviction.ImageInodes)
+		separate = !stats.SameFilesystem(dir, h.cfg.DataDir)
 	}
 	if most, running := stats.Processes(); most > 0 {
-		out[eviction.Processes] = eviction.Level{Capacity: uint64(most), Available: uint64(max(most-running, 0))}
+		levels[eviction.Processes] = eviction.Level{Capacity: uint64(most), Available: uint64(max(most-running, 0))}
 	}
-	return out
+	return levels, separate
 }
 
 type overLimit struct {
@@ -239,19 +275,27 @@ func (h *housekeeper) usage(ctx context.Context) (pods []eviction.Pod, over []ov
 		if s.Memory != nil && s.Memory.WorkingSetBytes != nil {
 			pod.Memory = *s.Memory.WorkingSetBytes
 		}
-		if s.EphemeralStorage != nil && s.EphemeralStorage.UsedBytes != nil {
-			pod.Disk = *s.EphemeralStorage.UsedBytes
+		containers := map[string]uint64{}
+		for j := range s.Containers {
+			one := &s.Containers[j]
+			logs, layer := use(one.Logs), use(one.Rootfs)
+			containers[one.Name] = logs.Bytes + layer.Bytes
+			pod.Local = eviction.Usage{Bytes: pod.Local.Bytes + logs.Bytes, Inodes: pod.Local.Inodes + logs.Inodes}
+			pod.Layers = eviction.Usage{Bytes: pod.Layers.Bytes + layer.Bytes, Inodes: pod.Layers.Inodes + layer.Inodes}
 		}
 		if s.ProcessStats != nil && s.ProcessStats.ProcessCount != nil {
 			pod.Count = *s.ProcessStats.ProcessCount
 		}
 		volumes := map[string]uint64{}
 		for _, volume := range s.VolumeStats {
-			if volume.UsedBytes != nil {
-				volumes[volume.Name] = *volume.UsedBytes
+			if i := slices.IndexFunc(view.Pod.Spec.Volumes, func(v v1.Volume) bool { return v.Name == volume.Name }); i < 0 || view.Pod.Spec.Volumes[i].EmptyDir == nil {
+				continue
+			} else if u := use(&volume.FsStats); view.Pod.Spec.Volumes[i].EmptyDir.Medium == v1.StorageMediumDefault {
+				pod.Local = eviction.Usage{Bytes: pod.Local.Bytes + u.Bytes, Inodes: pod.Local.Inodes + u.Inodes}
 			}
+			volumes[volume.Name] = use(&volume.FsStats).Bytes
 		}
-		if reason := eviction.OverLimit(pod, volumes); reason != "" {
+		if reason := eviction.OverLimit(pod, volumes, containers); reason != "" {
 			over = append(over, overLimit{view.Pod, reason})
 			continue
 		}
@@ -260,19 +304,30 @@ func (h *housekeeper) usage(ctx context.Context) (pods []eviction.Pod, over []ov
 	return pods, over, nil
 }
 
+// use is what a part of a pod has of its filesystem.
+func use(fs *statsapi.FsStats) (u eviction.Usage) {
+	if fs != nil && fs.UsedBytes != nil {
+		u.Bytes = *fs.UsedBytes
+	}
+	if fs != nil && fs.InodesUsed != nil {
+		u.Inodes = *fs.InodesUsed
+	}
+	return u
+}
+
 // conditions are the node's pressure conditions.
 func (h *housekeeper) conditions() []node.Condition {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	out := noPressure()
-	for signal := range h.short {
-		switch signal {
-		case eviction.Memory:
-			out[0] = node.Condition{Type: v1.NodeMemoryPressure, Status: v1.ConditionTrue, Reason: "KubeletHasInsufficientMemory", Message: "kubelet has insufficient memory available"}
-		case eviction.Processes:
-			out[2] = node.Condition{Type: v1.NodePIDPressure, Status: v1.ConditionTrue, Reason: "KubeletHasInsufficientPID", Message: "kubelet has insufficient PID available"}
-		default:
-			out[1] = node.Condition{Type: v1.NodeDiskPressure, Status: v1.ConditionTrue, Reason: "KubeletHasDiskPressure", Message: "kubelet has disk pressure"}
+	for _, kind := range h.shown {
+		switch kind {
+		case v1.NodeMemoryPressure:
+			out[0] = node.Condition{Type: kind, Status: v1.ConditionTrue, Reason: "KubeletHasInsufficientMemory", Message: "kubelet has insufficient memory available"}
+		case v1.NodeDiskPressure:
+			out[1] = node.Condition{Type: kind, Status: v1.ConditionTrue, Reason: "KubeletHasDiskPressure", Message: "kubelet has disk pressure"}
+		case v1.NodePIDPressure:
+			out[2] = node.Condition{Type: kind, Status: v1.ConditionTrue, Reason: "KubeletHasInsufficientPID", Message: "kubelet has insufficient PID available"}
 		}
 	}
 	return out

@@ -14,6 +14,7 @@ package kubelet
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"os"
@@ -33,6 +34,7 @@ import (
 	internalapi "k8s.io/cri-api/pkg/apis"
 	cri "k8s.io/cri-client/pkg"
 	"k8s.io/klog/v2"
+	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	"github.com/fairlead/fairlead/dataplane/kubelet/cgroups"
 	"github.com/fairlead/fairlead/dataplane/kubelet/criconfig"
@@ -45,6 +47,7 @@ import (
 	"github.com/fairlead/fairlead/dataplane/kubelet/podworker"
 	"github.com/fairlead/fairlead/dataplane/kubelet/probes"
 	"github.com/fairlead/fairlead/dataplane/kubelet/resolv"
+	"github.com/fairlead/fairlead/dataplane/kubelet/shutdown"
 	"github.com/fairlead/fairlead/dataplane/kubelet/stats"
 	"github.com/fairlead/fairlead/dataplane/kubelet/status"
 	"github.com/fairlead/fairlead/dataplane/kubelet/volumes"
@@ -75,10 +78,18 @@ type kubelet struct {
 	health  *health
 	stats   *stats.Collector
 	static  *static
+
+	metrics     *metrics
+	shutdown    *shutdown.Watcher
+	certificate func() (*tls.Certificate, error) // that the server shows; nil until it serves
+	life        context.Context                  // Run's
 }
 
-// Run runs the kubelet until ctx ends. Containers live on.
+// Run runs the kubelet until ctx ends. Containers live on, unless the machine is shutting down and Config.Shutdown says how long pods have: then
+// they end first.
 func Run(ctx context.Context, cfg Config) error {
+	ended := ctx
+	ctx = context.WithoutCancel(ctx)
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return err
@@ -92,7 +103,22 @@ func Run(ctx context.Context, cfg Config) error {
 			return fmt.Errorf("kubelet: %w", err)
 		}
 	}
-	k := &kubelet{cfg: cfg}
+	k := &kubelet{cfg: cfg, metrics: newMetrics(), life: ctx}
+	if k.shutdown, err = shutdown.New(cfg.Shutdown, k.endingPods()); err != nil {
+		return fmt.Errorf("kubelet: %w", err)
+	}
+	ready := make(chan struct{}) // pods can be ended
+	forget := context.AfterFunc(ended, func() {
+		defer cancel()
+		select {
+		case <-ready:
+			if k.shutdown.GoingDown(ctx) {
+				k.shutdown.Shutdown(ctx)
+			}
+		default:
+		}
+	})
+	defer forget()
 	var running gosync.WaitGroup
 	defer running.Wait()
 	defer cancel()
@@ -109,11 +135,13 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer k.runtime.Close(context.WithoutCancel(ctx))
+	k.runtime = countedRuntime{k.runtime, k.metrics.operation}
 	if k.images, err = connect(ctx, "image service", cfg.ImageEndpoint, cri.NewRemoteImageServiceBuilder().WithConnectionTimeout(callTimeout).
 		WithEndpoint(cfg.ImageEndpoint).Build); err != nil {
 		return err
 	}
 	defer k.images.Close(context.WithoutCancel(ctx))
+	k.images = countedImages{k.images, k.metrics.operation}
 	if k.machine, err = node.ReadMachine(); err != nil {
 		return fmt.Errorf("kubelet: %w", err)
 	}
@@ -133,7 +161,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	k.events = newRecorder(ctx, k.client, cfg.NodeName)
 	defer k.events.stop()
-	k.health = newHealth(ctx, k.runtime)
+	k.health = newHealth(k.runtime, k.shutdown.Active)
 	k.keeper = node.New(k.client, k.nodeOptions(capacity))
 	k.tokens = newTokens(k.client)
 	k.sources = newSources(ctx, k.client, cfg.NodeName, k.keeper)
@@ -146,9 +174,10 @@ func Run(ctx context.Context, cfg Config) error {
 		k.events.pod(pod, container, true, reason, message)
 	})
 	defer prober.Wait()
+	prober.Probed = k.metrics.probed
 	k.volumes = &volumes.Host{Root: cfg.DataDir, Source: volumes.Source{
 		ConfigMap: objectCache.ConfigMap, Secret: objectCache.Secret, Token: k.tokens.get, Claim: k.claim,
-	}}
+	}, Observe: k.metrics.volume}
 	runtimeName := "containerd"
 	if version, err := k.health.version(ctx); err == nil {
 		runtimeName = version.RuntimeName
@@ -159,11 +188,18 @@ func Run(ctx context.Context, cfg Config) error {
 		Node: criconfig.Node{CgroupRoot: cfg.CgroupRoot, PodLogsDir: cfg.PodLogsDir, SeccompDir: filepath.Join(cfg.DataDir, "seccomp"),
 			MemoryBytes: k.machine.MemoryBytes, SeccompDefault: cfg.SeccompDefault},
 		RuntimeName: runtimeName, ClusterDomain: cfg.ClusterDomain, Event: k.events.pod, Services: k.sources.services, Facts: k.facts, DNS: dns.For,
-		RuntimeHandler: k.runtimeHandler, Admit: k.admit, Fits: k.fits, OnStage: observeStage, Cgroups: k.cgroups,
+		RuntimeHandler: k.runtimeHandler, Admit: k.admit, Fits: k.fits, OnStage: k.metrics.stage, Cgroups: countedCgroups{k.cgroups, k.metrics},
+		OnStep: func(kind string, took time.Duration) { k.metrics.worker.WithLabelValues(kind).Observe(took.Seconds()) },
 	})
 	defer k.workers.Wait()
-	k.stats = &stats.Collector{Runtime: k.runtime, Images: k.images, NodeName: cfg.NodeName, DataDir: cfg.DataDir, LogsDir: cfg.PodLogsDir, Views: k.workers.Views}
-	k.pleg = &pleg.Watcher{Runtime: k.runtime, Changed: wake, Listed: func(pods map[types.UID]*observed.Pod) { k.sweep(ctx, pods) }}
+	k.stats = &stats.Collector{Runtime: k.runtime, Images: k.images, NodeName: cfg.NodeName, DataDir: cfg.DataDir, LogsDir: cfg.PodLogsDir, Views: k.workers.Views,
+		Machine: k.machine, Cgroups: k.layout, CgroupRoot: cfg.CgroupRoot, Volume: k.volumeStats}
+	k.metrics.registry.MustRegister(state{k})
+	k.pleg = &pleg.Watcher{Runtime: k.runtime, Changed: wake, Listed: func(pods map[types.UID]*observed.Pod) { k.sweep(ctx, pods) },
+		OnList: func(took, interval time.Duration) {
+			k.metrics.relist.Observe(took.Seconds())
+			k.metrics.interval.Observe(interval.Seconds())
+		}}
 
 	k.static = newStatic(cfg, k.client, k.keeper, k.workers)
 	writer.Mirror = k.static.apiPod
@@ -174,6 +210,8 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	k.health.setPressure(keeping.conditions)
 	running.Go(func() { keeping.run(ctx) })
+	running.Go(func() { k.shutdown.Run(ctx) })
+	close(ready)
 	running.Go(func() { writer.Run(ctx) })
 	running.Go(func() { k.keeper.Run(ctx) })
 	running.Go(func() { k.sources.run(ctx) })
@@ -182,6 +220,43 @@ func Run(ctx context.Context, cfg Config) error {
 	err = k.serve(ctx, listener, &running)
 	cancel()
 	return err
+}
+
+// endingPods is how a shutdown of the machine sees and ends pods.
+func (k *kubelet) endingPods() shutdown.Pods {
+	return shutdown.Pods{
+		List: func() (out []*v1.Pod) {
+			for _, view := range k.workers.Views() {
+				if !view.Ended && view.Pod.Name != "" {
+					out = append(out, view.Pod)
+				}
+			}
+			return out
+		},
+		Kill: func(pod *v1.Pod, grace time.Duration) {
+			k.workers.Evict(pod.UID, shutdown.Reason, shutdown.Message, grace, &v1.PodCondition{
+				Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonTerminationByKubelet, Message: shutdown.Message,
+			})
+		},
+		Ended: func(uid types.UID) bool {
+			view, known := k.workers.View(uid)
+			return !known || view.Ended
+		},
+		Changed: func() { k.keeper.Poke() },
+	}
+}
+
+// volumeStats measures a volume bound to a claim.
+func (k *kubelet) volumeStats(ctx context.Context, pod *v1.Pod, volume *v1.Volume) (*statsapi.FsStats, *statsapi.PVCReference) {
+	name := volumes.ClaimName(pod, volume)
+	if name == "" {
+		return nil, nil
+	}
+	path, err := k.volumes.Path(ctx, pod, volume)
+	if err != nil {
+		return nil, nil
+	}
+	return stats.Filesystem(path), &statsapi.PVCReference{Namespace: pod.Namespace, Name: name}
 }
 
 func (k *kubelet) facts() downward.Facts {
@@ -238,6 +313,7 @@ func (k *kubelet) podGone(pod *v1.Pod) {
 		k.static.observe(pod, true)
 		return
 	}
+	k.metrics.forget(pod)
 	k.workers.Remove(pod.UID, podGrace(pod))
 }
 

@@ -30,8 +30,9 @@ var reviewBackoff = wait.Backoff{Duration: 500 * time.Millisecond, Factor: 1.5, 
 // serve answers on the kubelet's port until ctx ends.
 func (k *kubelet) serve(ctx context.Context, listener net.Listener, running *gosync.WaitGroup) error {
 	config := server.Config{
-		NodeName: k.cfg.NodeName, Runtime: k.runtime, Views: k.workers.Views, Metrics: promhttp.Handler(),
-		Healthy: k.healthy, ResourceMetrics: k.stats.ResourceHandler(), ContainerMetrics: k.stats.ContainerHandler(),
+		NodeName: k.cfg.NodeName, Runtime: k.runtime, Views: k.workers.Views, Metrics: k.metrics.handler(),
+		ProbeMetrics: promhttp.HandlerFor(k.metrics.probing, promhttp.HandlerOpts{}),
+		Healthy:      k.healthy, ResourceMetrics: k.stats.ResourceHandler(), ContainerMetrics: k.stats.ContainerHandler(),
 		Summary: func(ctx context.Context, less bool) (any, error) { return k.stats.Summary(ctx, less) },
 	}
 	authentication := authenticatorfactory.DelegatingAuthenticatorConfig{
@@ -68,6 +69,7 @@ func (k *kubelet) serve(ctx context.Context, listener net.Listener, running *gos
 			return err
 		}
 	}
+	k.certificate = config.Certificate
 	klog.FromContext(ctx).Info("Serving logs, exec and metrics", "address", listener.Addr())
 	if k.cfg.OnReady != nil {
 		go k.tellReady(ctx)

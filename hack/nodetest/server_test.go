@@ -15,6 +15,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
@@ -42,7 +43,11 @@ func TestServing(t *testing.T) {
 	}, func(c *Config) {
 		c.Kubelet.Address, c.Kubelet.ClientCAFile = "", identity.CA
 	})
-	n.Create(Pod("server", "print=one", "print=two", "print=three", "serve=8080"))
+	server := Pod("server", "print=one", "print=two", "print=three", "serve=8080")
+	server.Spec.Containers[0].Resources.Limits = v1.ResourceList{v1.ResourceCPU: quantity("500m"), v1.ResourceMemory: quantity("64Mi")}
+	server.Spec.Containers[0].ReadinessProbe = &v1.Probe{PeriodSeconds: 1, ProbeHandler: v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: intstr.FromInt32(8080)}}}
+	server.Spec.Volumes = []v1.Volume{{Name: "v", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}}}
+	n.Create(server)
 	n.WaitReady("server")
 
 	t.Run("logs", func(t *testing.T) {
@@ -142,6 +147,18 @@ func TestServing(t *testing.T) {
 			data, err := n.Client.CoreV1().RESTClient().Get().AbsPath("/api/v1/nodes/" + NodeName + "/proxy/" + path).DoRaw(t.Context())
 			if err != nil || !strings.Contains(strings.ReplaceAll(string(data), `": "`, `":"`), want) {
 				t.Errorf("%s lacks %s: %v\n%.2000s", path, want, err, data)
+			}
+		}
+		for path, series := range dashboardSeries {
+			data, err := n.Client.CoreV1().RESTClient().Get().AbsPath("/api/v1/nodes/" + NodeName + "/proxy/" + path).DoRaw(t.Context())
+			if err != nil {
+				t.Error(err)
+				continue
+			}
+			for _, want := range series {
+				if !strings.Contains(string(data), want) {
+					t.Errorf("%s lacks %s", path, want)
+				}
 			}
 		}
 	})

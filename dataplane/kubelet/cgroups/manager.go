@@ -91,24 +91,36 @@ func (l Layout) CgroupDir(path string) string {
 
 // Manager makes pods' cgroups. Containers' own are the runtime's, below.
 type Manager struct {
-	Layout   Layout
-	Root     string // Config.CgroupRoot
-	PodPids  int64  // limit of processes per pod; 0: none
-	Reserved v1.ResourceList
+	Layout  Layout
+	Root    string // Config.CgroupRoot
+	PodPids int64  // limit of processes per pod; 0: none
 }
 
 // v2controllers are enabled for the children of every cgroup down to a pod's.
 var v2controllers = []string{"cpuset", "cpu", "io", "memory", "pids", "hugetlb"}
 
-// SetUp makes the node's cgroups, down to the classes.
+// SetUp makes the node's cgroups, down to the classes. All pods together get at most what allocatable says of memory and processes, and weigh by
+// its CPUs; what it does not say is not limited.
 func (m *Manager) SetUp(allocatable v1.ResourceList) error {
 	for _, class := range []v1.PodQOSClass{v1.PodQOSGuaranteed, v1.PodQOSBurstable, v1.PodQOSBestEffort} {
 		if err := m.make(Parent(m.Root, class)); err != nil {
 			return err
 		}
 	}
-	// Best effort gets the least CPU weight; burstable's own pods weigh by their requests.
+	all := settings{memory: allocatable.Memory().Value()}
+	if cpu := allocatable.Cpu().MilliValue(); cpu > 0 {
+		all.shares = Shares(cpu)
+	}
+	if err := m.set(Parent(m.Root, v1.PodQOSGuaranteed), all); err != nil {
+		return fmt.Errorf("limits of all pods together: %w", err)
+	}
+	// Best effort gets the least CPU weight; burstable pods together weigh by their requests, see Weigh.
 	return m.set(Parent(m.Root, v1.PodQOSBestEffort), settings{shares: minShares})
+}
+
+// Weigh gives burstable pods together the CPU weight of what they asked for, in thousandths of a CPU, against guaranteed pods beside them.
+func (m *Manager) Weigh(burstable int64) error {
+	return m.set(Parent(m.Root, v1.PodQOSBurstable), settings{shares: Shares(burstable)})
 }
 
 // Create makes the pod's cgroup and sets its limits: those of its containers together when each has one, or the pod's own.

@@ -74,9 +74,44 @@ type Keeper struct {
 
 	started time.Time
 
-	mu       sync.Mutex
-	current  *v1.Node
-	reported time.Time
+	mu          sync.Mutex
+	current     *v1.Node
+	reported    time.Time
+	annotations map[string]string
+}
+
+// PressureAnnotation tells the scheduler the node's pressure stall information: "cpu=12,memory=0,io=3", each the share of the last minute in which
+// some task waited, in percent.
+const PressureAnnotation = "fairlead.io/pressure"
+
+// Annotate keeps an annotation of the node at a value; it is written with the next status. An empty value leaves it as it is.
+func (k *Keeper) Annotate(name, value string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.annotations == nil {
+		k.annotations = map[string]string{}
+	}
+	k.annotations[name] = value
+}
+
+// annotate returns node with the annotations it shall have; the same node when it has them.
+func (k *Keeper) annotate(node *v1.Node) *v1.Node {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	out := node
+	for name, value := range k.annotations {
+		if value == "" || node.Annotations[name] == value {
+			continue
+		}
+		if out == node {
+			out = node.DeepCopy()
+			if out.Annotations == nil {
+				out.Annotations = map[string]string{}
+			}
+		}
+		out.Annotations[name] = value
+	}
+	return out
 }
 
 // settle is the time that a restarted agent gives runtime and network to answer again. Until then it does not take back that the node is Ready: its
@@ -226,6 +261,11 @@ func (k *Keeper) report(ctx context.Context) error {
 	}
 	if err != nil {
 		return err
+	}
+	if annotated := k.annotate(old); annotated != old {
+		if old, err = k.patch(ctx, old, annotated, ""); err != nil {
+			return fmt.Errorf("annotations of node %s: %w", k.options.Name, err)
+		}
 	}
 	updated := old.DeepCopy()
 	k.fill(ctx, updated)

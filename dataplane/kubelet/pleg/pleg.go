@@ -36,6 +36,9 @@ type Watcher struct {
 	// Listed is called with all pods after each listing.
 	Listed func(map[types.UID]*observed.Pod)
 
+	// OnList is told how long a listing took and how long before its end the one before had ended. May be nil.
+	OnList func(took, interval time.Duration)
+
 	healthy atomic.Int64 // unix nanoseconds of the last listing that worked
 	kick    chan struct{}
 }
@@ -43,6 +46,14 @@ type Watcher struct {
 // Healthy tells whether the runtime has answered lately.
 func (w *Watcher) Healthy() bool {
 	return time.Since(time.Unix(0, w.healthy.Load())) < 3*time.Minute
+}
+
+// LastSeen is when a listing last worked; zero before the first.
+func (w *Watcher) LastSeen() time.Time {
+	if at := w.healthy.Load(); at != 0 {
+		return time.Unix(0, at)
+	}
+	return time.Time{}
 }
 
 // Run watches until ctx ends.
@@ -107,9 +118,17 @@ func (w *Watcher) stream(ctx context.Context, events chan *runtimeapi.ContainerE
 
 // list reads all pods, reports those that differ from before, and returns what to compare with next time.
 func (w *Watcher) list(ctx context.Context, before map[types.UID]string) map[types.UID]string {
+	started, last := time.Now(), w.LastSeen()
 	pods, err := observed.List(ctx, w.Runtime)
 	if err != nil {
 		return before
+	}
+	if w.OnList != nil {
+		interval := time.Duration(0)
+		if !last.IsZero() {
+			interval = time.Since(last)
+		}
+		w.OnList(time.Since(started), interval)
 	}
 	w.healthy.Store(time.Now().UnixNano())
 	now := map[types.UID]string{}

@@ -187,7 +187,11 @@ func (w *worker) loop(ctx context.Context) {
 			}
 			wait = fetchRetry
 		} else {
+			started := time.Now()
 			done, again := w.step(ctx, seen)
+			if w.OnStep != nil {
+				w.OnStep(w.doing(), time.Since(started))
+			}
 			if done {
 				w.Objects.Forget(w.pod.UID)
 				return
@@ -204,6 +208,19 @@ func (w *worker) loop(ctx context.Context) {
 		}
 		timer.Stop()
 	}
+}
+
+// doing is what the worker is about, as metrics name it.
+func (w *worker) doing() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.ending != nil:
+		return "terminating"
+	case w.last.Phase == v1.PodPending || w.last.Phase == "":
+		return "create"
+	}
+	return "sync"
 }
 
 // step looks once: plan, start actions, report. done tells that the worker's work is over.

@@ -58,8 +58,9 @@ type Services struct {
 	// UserNS returns a pod's user-namespace mapping, nil when it uses the host's; ReleaseUserNS gives it back.
 	UserNS        func(pod *v1.Pod) (*runtimeapi.UserNamespace, error)
 	ReleaseUserNS func(uid types.UID)
-	// OnStarted is told how long stages of a pod's start took.
+	// OnStage is told how long stages of a pod's start took, OnStep how long looking at a pod once did, by what was done (sync or terminating).
 	OnStage func(stage string, took time.Duration)
+	OnStep  func(kind string, took time.Duration)
 }
 
 // Devices are a container's share of device plugins.

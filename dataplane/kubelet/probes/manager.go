@@ -45,6 +45,9 @@ type Manager struct {
 	changed func(types.UID)
 	event   func(pod *v1.Pod, container, reason, message string)
 
+	// Probed, when set before the first Update, is told what each probe found: successful or failed.
+	Probed func(pod *v1.Pod, container string, kind Kind, result string)
+
 	mu      sync.Mutex
 	workers map[key]worker
 	results map[key]result
@@ -178,6 +181,9 @@ func (m *Manager) run(ctx context.Context, k key, probe *v1.Probe, target Target
 		output, err := Run(ctx, probe, target, m.exec)
 		if ctx.Err() != nil {
 			return
+		}
+		if m.Probed != nil {
+			m.Probed(target.Pod, target.Container.Name, k.kind, map[bool]string{true: "successful", false: "failed"}[err == nil])
 		}
 		if err == nil {
 			good, bad = good+1, 0

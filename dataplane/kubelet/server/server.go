@@ -41,6 +41,7 @@ type Config struct {
 	Metrics          http.Handler
 	ResourceMetrics  http.Handler
 	ContainerMetrics http.Handler
+	ProbeMetrics     http.Handler
 	Summary          func(ctx context.Context, onlyCPUAndMemory bool) (any, error)
 	Healthy          func() error
 	Configz          func() any
@@ -76,6 +77,7 @@ func Handler(cfg Config) http.Handler {
 	mux.HandleFunc("POST /run/{namespace}/{pod}/{uid}/{container}", s.run)
 	for path, handler := range map[string]http.Handler{
 		"/metrics": cfg.Metrics, "/metrics/resource": cfg.ResourceMetrics, "/metrics/cadvisor": cfg.ContainerMetrics,
+		"/metrics/probes": cfg.ProbeMetrics,
 	} {
 		if handler != nil {
 			mux.Handle("GET "+path, handler)

@@ -7,19 +7,18 @@ package stats
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	internalapi "k8s.io/cri-api/pkg/apis"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
+	"github.com/fairlead/fairlead/dataplane/kubelet/cgroups"
+	"github.com/fairlead/fairlead/dataplane/kubelet/node"
 	"github.com/fairlead/fairlead/dataplane/kubelet/podworker"
 )
 
@@ -28,12 +27,20 @@ type Collector struct {
 	Runtime  internalapi.RuntimeService
 	Images   internalapi.ImageManagerService
 	NodeName string
+	Machine  node.Machine
 	DataDir  string // volumes; its filesystem is the node's
 	LogsDir  string
 	Views    func() []podworker.View
 
-	mu   sync.Mutex
-	last sample
+	// Cgroups and CgroupRoot are where pods' own counters are read that CRI does not have: pressure, and what cAdvisor shows.
+	Cgroups    cgroups.Layout
+	CgroupRoot string
+	// Volume measures a volume that is not the kubelet's own: one bound to a claim or a driver's. It returns nil for what cannot be measured.
+	Volume func(ctx context.Context, pod *v1.Pod, volume *v1.Volume) (*statsapi.FsStats, *statsapi.PVCReference)
+
+	mu    sync.Mutex
+	last  sample
+	known map[string]dirUse
 }
 
 type sample struct {
@@ -41,14 +48,6 @@ type sample struct {
 	usage uint64 // CPU time in ns
 	cores uint64 // of the last interval, in billionths
 }
-
-var bootTime = sync.OnceValue(func() time.Time {
-	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil {
-		return time.Time{}
-	}
-	return time.Now().Add(-time.Duration(info.Uptime) * time.Second)
-})
 
 // Summary is the node's and all pods' use now. With less, filesystems are left out.
 func (c *Collector) Summary(ctx context.Context, less bool) (*statsapi.Summary, error) {
@@ -64,7 +63,7 @@ func (c *Collector) Summary(ctx context.Context, less bool) (*statsapi.Summary, 
 	for _, pod := range pods {
 		view, known := views[pod.GetAttributes().GetMetadata().GetUid()]
 		if known {
-			out.Pods = append(out.Pods, c.pod(pod, view, less))
+			out.Pods = append(out.Pods, c.pod(ctx, pod, view, less))
 		}
 	}
 	return out, nil
@@ -80,9 +79,17 @@ func (c *Collector) node(ctx context.Context, less bool) statsapi.NodeStats {
 		CPU:    &statsapi.CPUStats{Time: now, UsageCoreNanoSeconds: &usage, UsageNanoCores: &cores},
 		Memory: &statsapi.MemoryStats{Time: now, AvailableBytes: &available, UsageBytes: &used, WorkingSetBytes: &used, RSSBytes: &rss},
 	}
+	cpuPressure, memoryPressure, ioPressure := cgroups.NodePressure()
+	out.CPU.PSI, out.Memory.PSI = psi(cpuPressure), psi(memoryPressure)
+	if ioPressure != nil {
+		out.IO = &statsapi.IOStats{Time: now, PSI: psi(ioPressure)}
+	}
+	out.Swap = nodeSwap(now)
 	if less {
 		return out
 	}
+	out.SystemContainers = c.systemContainers(now)
+	out.Network = nodeNetwork(now)
 	out.Fs = Filesystem(c.DataDir)
 	if fs, err := c.imageFS(ctx); err == nil {
 		out.Runtime = &statsapi.RuntimeStats{ImageFs: fs, ContainerFs: fs}
@@ -106,67 +113,73 @@ func (c *Collector) imageFS(ctx context.Context) (*statsapi.FsStats, error) {
 	return out, nil
 }
 
-func (c *Collector) pod(pod *runtimeapi.PodSandboxStats, view podworker.View, less bool) statsapi.PodStats {
+func (c *Collector) pod(ctx context.Context, pod *runtimeapi.PodSandboxStats, view podworker.View, less bool) statsapi.PodStats {
 	meta, linux := pod.GetAttributes().GetMetadata(), pod.GetLinux()
 	out := statsapi.PodStats{
 		PodRef: statsapi.PodReference{Name: meta.GetName(), Namespace: meta.GetNamespace(), UID: meta.GetUid()},
 		CPU:    cpu(linux.GetCpu()), Memory: memory(linux.GetMemory()), Containers: []statsapi.ContainerStats{},
 	}
+	path := cgroups.Pod(c.CgroupRoot, cgroups.QOSClass(view.Pod), view.Pod.UID)
 	if view.Status.StartTime != nil {
 		out.StartTime = *view.Status.StartTime
 	}
-	var storage uint64
+	var storage dirUse
 	for _, container := range linux.GetContainers() {
 		name := container.GetAttributes().GetMetadata().GetName()
 		one := statsapi.ContainerStats{Name: name, CPU: cpu(container.GetCpu()), Memory: memory(container.GetMemory())}
+		c.pressure(filepath.Join(path, container.GetAttributes().GetId()), &one.CPU, &one.Memory, &one.IO, &one.Swap)
 		if seen := view.Observed.Newest(name); seen != nil {
 			one.StartTime = metav1.NewTime(seen.StartedAt)
-			if !less {
-				if size := dirSize(filepath.Dir(seen.LogPath)); seen.LogPath != "" {
-					one.Logs = used(c.LogsDir, size)
-					storage += size
-				}
+			if !less && seen.LogPath != "" {
+				size := c.dirUse(filepath.Dir(seen.LogPath))
+				one.Logs = used(c.LogsDir, size)
+				storage.add(size)
 			}
 		}
 		if layer := container.GetWritableLayer(); layer != nil && !less {
-			size := layer.GetUsedBytes().GetValue()
+			size := dirUse{bytes: layer.GetUsedBytes().GetValue(), inodes: layer.GetInodesUsed().GetValue()}
 			one.Rootfs = used(layer.GetFsId().GetMountpoint(), size)
-			storage += size
+			storage.add(size)
 		}
 		out.Containers = append(out.Containers, one)
 	}
 	if out.CPU == nil || out.Memory == nil {
 		out.CPU, out.Memory = sum(out.Containers)
 	}
+	c.pressure(path, &out.CPU, &out.Memory, &out.IO, &out.Swap)
 	if network := linux.GetNetwork(); network != nil && !less {
 		out.Network = &statsapi.NetworkStats{Time: metav1.NewTime(time.Unix(0, network.Timestamp)), InterfaceStats: iface(network.DefaultInterface)}
-		out.Network.Interfaces = append(out.Network.Interfaces, iface(network.DefaultInterface))
+		out.Network.Interfaces = append(out.Network.Interfaces, out.Network.InterfaceStats)
 		for _, other := range network.Interfaces {
 			out.Network.Interfaces = append(out.Network.Interfaces, iface(other))
 		}
+	}
+	if process := linux.GetProcess(); process != nil {
+		count := process.GetProcessCount().GetValue()
+		out.ProcessStats = &statsapi.ProcessStats{ProcessCount: &count}
 	}
 	if less {
 		return out
 	}
 	for i := range view.Pod.Spec.Volumes {
 		volume := &view.Pod.Spec.Volumes[i]
-		if volume.EmptyDir == nil {
-			continue
-		}
-		dir := filepath.Join(c.DataDir, "pods", string(view.Pod.UID), "volumes", "kubernetes.io~empty-dir", volume.Name)
-		size := dirSize(dir)
-		if stats := used(dir, size); stats != nil {
-			out.VolumeStats = append(out.VolumeStats, statsapi.VolumeStats{Name: volume.Name, FsStats: *stats})
-		}
-		if volume.EmptyDir.Medium == "" {
-			storage += size
+		switch {
+		case volume.EmptyDir != nil:
+			dir := filepath.Join(c.DataDir, "pods", string(view.Pod.UID), "volumes", "kubernetes.io~empty-dir", volume.Name)
+			size := c.dirUse(dir)
+			if stats := used(dir, size); stats != nil {
+				out.VolumeStats = append(out.VolumeStats, statsapi.VolumeStats{Name: volume.Name, FsStats: *stats})
+			}
+			if volume.EmptyDir.Medium == "" {
+				storage.add(size)
+			}
+		case c.Volume != nil:
+			if stats, claim := c.Volume(ctx, view.Pod, volume); stats != nil {
+				out.VolumeStats = append(out.VolumeStats, statsapi.VolumeStats{Name: volume.Name, FsStats: *stats, PVCRef: claim})
+			}
 		}
 	}
 	out.EphemeralStorage = used(c.DataDir, storage)
-	if process := linux.GetProcess(); process != nil {
-		count := process.GetProcessCount().GetValue()
-		out.ProcessStats = &statsapi.ProcessStats{ProcessCount: &count}
-	}
 	return out
 }
 
@@ -222,135 +235,3 @@ func deref(p *uint64) uint64 {
 	}
 	return *p
 }
-
-// nodeCPU is the CPU time used since the machine's start, and the rate since the last call at least a second ago.
-func (c *Collector) nodeCPU() (usage, cores uint64) {
-	data, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return 0, 0
-	}
-	line, _, _ := strings.Cut(string(data), "\n")
-	fields := strings.Fields(line)
-	const tick = uint64(time.Second) / 100 // USER_HZ
-	for i, field := range fields {
-		if i == 0 || i == 4 || i == 5 || i > 8 { // idle and iowait are not use; guest time is in user time already
-			continue
-		}
-		n, err := strconv.ParseUint(field, 10, 64)
-		if err == nil {
-			usage += n * tick
-		}
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now := time.Now()
-	if passed := now.Sub(c.last.at); passed >= time.Second {
-		if !c.last.at.IsZero() && usage >= c.last.usage {
-			c.last.cores = uint64(float64(usage-c.last.usage) / passed.Seconds())
-		}
-		c.last.at, c.last.usage = now, usage
-	}
-	return usage, c.last.cores
-}
-
-// nodeMemory is total, available, and anonymous memory in bytes.
-func nodeMemory() (total, available, rss uint64) {
-	data, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 0, 0, 0
-	}
-	for line := range strings.Lines(string(data)) {
-		fields := strings.Fields(line)
-		if len(fields) < 2 {
-			continue
-		}
-		n, err := strconv.ParseUint(fields[1], 10, 64)
-		if err != nil {
-			continue
-		}
-		switch fields[0] {
-		case "MemTotal:":
-			total = n * 1024
-		case "MemAvailable:":
-			available = n * 1024
-		case "AnonPages:":
-			rss = n * 1024
-		}
-	}
-	return total, available, rss
-}
-
-// NodeMemory is the machine's total and available memory in bytes.
-func NodeMemory() (total, available uint64) {
-	total, available, _ = nodeMemory()
-	return total, available
-}
-
-// processes is the most the machine allows and how many there are.
-func processes() (maximum, running int64) {
-	if data, err := os.ReadFile("/proc/sys/kernel/pid_max"); err == nil {
-		maximum, _ = strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
-	}
-	if data, err := os.ReadFile("/proc/loadavg"); err == nil {
-		if fields := strings.Fields(string(data)); len(fields) > 3 {
-			_, all, _ := strings.Cut(fields[3], "/")
-			running, _ = strconv.ParseInt(all, 10, 64)
-		}
-	}
-	return maximum, running
-}
-
-// Processes is the most the machine allows and how many there are.
-func Processes() (maximum, running int64) { return processes() }
-
-// Filesystem is how full the filesystem of a path is; nil when it cannot be told.
-func Filesystem(path string) *statsapi.FsStats {
-	var stat unix.Statfs_t
-	if path == "" || unix.Statfs(path, &stat) != nil {
-		return nil
-	}
-	size := uint64(stat.Bsize)
-	available, capacity, usedBytes := stat.Bavail*size, stat.Blocks*size, (stat.Blocks-stat.Bfree)*size
-	inodes, free := stat.Files, stat.Ffree
-	usedInodes := inodes - free
-	return &statsapi.FsStats{Time: metav1.Now(), AvailableBytes: &available, CapacityBytes: &capacity, UsedBytes: &usedBytes, Inodes: &inodes, InodesFree: &free, InodesUsed: &usedInodes}
-}
-
-// used is a path's filesystem with what one user of it has.
-func used(path string, size uint64) *statsapi.FsStats {
-	out := Filesystem(path)
-	if out != nil {
-		out.UsedBytes, out.InodesUsed = &size, nil
-	}
-	return out
-}
-
-// dirSize is the space files below dir take, in bytes; other filesystems mounted there are not entered.
-func dirSize(dir string) uint64 {
-	if dir == "" || dir == "." {
-		return 0
-	}
-	var root unix.Stat_t
-	if unix.Lstat(dir, &root) != nil {
-		return 0
-	}
-	var total uint64
-	_ = filepath.WalkDir(dir, func(name string, entry os.DirEntry, err error) error {
-		if err != nil {
-			return nil // gone meanwhile
-		}
-		var stat unix.Stat_t
-		if unix.Lstat(name, &stat) != nil {
-			return nil
-		}
-		if stat.Dev != root.Dev {
-			return filepath.SkipDir
-		}
-		total += uint64(stat.Blocks) * 512
-		return nil
-	})
-	return total
-}
-
-// DirSize is the space files below dir take, in bytes.
-func DirSize(dir string) uint64 { return dirSize(dir) }

@@ -52,7 +52,7 @@ func (h *Host) Mounts(ctx context.Context, pod *v1.Pod, container *v1.Container,
 			out = append(out, mount)
 			continue
 		}
-		path, err := h.path(ctx, pod, volume)
+		path, err := h.Path(ctx, pod, volume)
 		if err != nil {
 			return nil, err
 		}
@@ -78,8 +78,8 @@ func alwaysReadOnly(volume *v1.Volume) bool {
 	return volume.ConfigMap != nil || volume.Secret != nil || volume.DownwardAPI != nil || volume.Projected != nil
 }
 
-// path is where a volume is on the node.
-func (h *Host) path(ctx context.Context, pod *v1.Pod, volume *v1.Volume) (string, error) {
+// Path is where a volume is on the node.
+func (h *Host) Path(ctx context.Context, pod *v1.Pod, volume *v1.Volume) (string, error) {
 	switch {
 	case volume.EmptyDir != nil:
 		return h.Dir(pod.UID, "empty-dir", volume.Name), nil

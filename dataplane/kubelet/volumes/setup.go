@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
@@ -23,6 +24,14 @@ import (
 type Host struct {
 	Root   string // <Root>/pods is ours
 	Source Source
+	// Observe is told how long steps of volumes' lives took, by plugin and operation. May be nil.
+	Observe func(plugin, operation string, took time.Duration, err error)
+}
+
+func (h *Host) observe(plugin, operation string, started time.Time, err error) {
+	if h.Observe != nil {
+		h.Observe(plugin, operation, time.Since(started), err)
+	}
 }
 
 // PodDir is where everything of a pod is.
@@ -40,7 +49,10 @@ func (h *Host) SetUp(ctx context.Context, pod *v1.Pod, facts downward.Facts) err
 	}
 	var problems []error
 	for i := range pod.Spec.Volumes {
-		if err := h.setUp(ctx, pod, &pod.Spec.Volumes[i], facts); err != nil {
+		started := time.Now()
+		err := h.setUp(ctx, pod, &pod.Spec.Volumes[i], facts)
+		h.observe(Plugin(&pod.Spec.Volumes[i]), "volume_mount", started, err)
+		if err != nil {
 			problems = append(problems, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", pod.Spec.Volumes[i].Name, err))
 		}
 	}
@@ -83,13 +95,43 @@ func (h *Host) setUp(ctx context.Context, pod *v1.Pod, volume *v1.Volume, facts 
 	return errors.New("this kind of volume is not supported")
 }
 
+// Plugin is the name that a volume's plugin has in Kubernetes.
+func Plugin(v *v1.Volume) string {
+	switch {
+	case v.EmptyDir != nil:
+		return "kubernetes.io/empty-dir"
+	case v.ConfigMap != nil:
+		return "kubernetes.io/configmap"
+	case v.Secret != nil:
+		return "kubernetes.io/secret"
+	case v.Projected != nil:
+		return "kubernetes.io/projected"
+	case v.DownwardAPI != nil:
+		return "kubernetes.io/downward-api"
+	case v.HostPath != nil:
+		return "kubernetes.io/host-path"
+	case v.Image != nil:
+		return "kubernetes.io/image"
+	case v.CSI != nil:
+		return "kubernetes.io/csi:" + v.CSI.Driver
+	}
+	return "kubernetes.io/persistent-claim"
+}
+
+// ClaimName is the claim a volume is bound by, empty for other volumes.
+func ClaimName(pod *v1.Pod, volume *v1.Volume) string {
+	switch {
+	case volume.PersistentVolumeClaim != nil:
+		return volume.PersistentVolumeClaim.ClaimName
+	case volume.Ephemeral != nil:
+		return pod.Name + "-" + volume.Name
+	}
+	return ""
+}
+
 // claim returns the host directory of a volume bound to a claim: local and hostPath volumes need no driver.
 func (h *Host) claim(ctx context.Context, pod *v1.Pod, volume *v1.Volume) (string, error) {
-	name := pod.Name + "-" + volume.Name // a generic ephemeral volume's claim
-	if volume.PersistentVolumeClaim != nil {
-		name = volume.PersistentVolumeClaim.ClaimName
-	}
-	pv, err := h.Source.Claim(ctx, pod.Namespace, name)
+	pv, err := h.Source.Claim(ctx, pod.Namespace, ClaimName(pod, volume))
 	if err != nil {
 		return "", err
 	}
