@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
@@ -51,6 +52,7 @@ func (a *assembly) builtin(ctx context.Context, c *genericapiserver.Config, next
 		return nil, err
 	}
 	server.RegisterDestroyFunc(installed.Close)
+	a.binding, _ = storages[corev1.SchemeGroupVersion]["pods/binding"].(rest.NamedCreater)
 	err = server.AddPostStartHook("start-service-ip-repair-controllers", func(hook genericapiserver.PostStartHookContext) error {
 		go func() { _ = installed.Repair(hook) }()
 		return nil

@@ -4,6 +4,7 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -72,7 +73,13 @@ func (a *assembly) aggregator(ctx context.Context, next *genericapiserver.Generi
 	c.SkipOpenAPIInstallation = true
 	outside := c.BuildHandlerChainFunc
 	c.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
-		local = localChain(api, c, a.cfg.TracingConfig != "")
+		inner := api
+		if a.binding != nil {
+			if inner, err = newLocalBind(api, a.types, a.binding, a.generic.AdmissionControl); err != nil {
+				return nil
+			}
+		}
+		local = localChain(inner, c, a.cfg.TracingConfig != "")
 		return outside(api, c)
 	}
 	cfg := &apiserver.Config{
@@ -84,8 +91,8 @@ func (a *assembly) aggregator(ctx context.Context, next *genericapiserver.Generi
 			ProxyTransport:      &http.Transport{},
 		},
 	}
-	front, err = cfg.Complete().NewWithDelegate(next)
-	if err != nil {
+	front, failed := cfg.Complete().NewWithDelegate(next)
+	if err = errors.Join(err, failed); err != nil {
 		return nil, nil, fmt.Errorf("assemble the aggregator: %w", err)
 	}
 	client, err := apiregistrationclient.NewForConfig(c.LoopbackClientConfig)

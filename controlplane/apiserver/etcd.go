@@ -4,6 +4,7 @@ package apiserver
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -60,13 +61,23 @@ type directOptions struct {
 
 func (o directOptions) GetRESTOptions(gr schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
 	options, err := o.RESTOptionsGetter.GetRESTOptions(gr, example)
-	if err == nil {
+	switch {
+	case err != nil:
+	case slices.Contains(uncached, gr):
+		options.Decorator = o.direct.bare
+	default:
 		options.Decorator = o.direct.cached
 	}
 	return options, err
 }
 
-// cached is a generic.StorageDecorator.
+// bare is a generic.StorageDecorator without a watch cache.
+func (d *direct) bare(cfg *storagebackend.ConfigForResource, resourcePrefix string, _ func(runtime.Object) (string, error), newFunc, newListFunc func() runtime.Object,
+	_ storage.AttrFunc, _ storage.IndexerFuncs, _ *cache.Indexers) (storage.Interface, factory.DestroyFunc, error) {
+	return d.raw(cfg, newFunc, newListFunc, resourcePrefix)
+}
+
+// cached is a generic.StorageDecorator with one.
 func (d *direct) cached(cfg *storagebackend.ConfigForResource, resourcePrefix string, key func(runtime.Object) (string, error), newFunc, newListFunc func() runtime.Object,
 	attributes storage.AttrFunc, triggers storage.IndexerFuncs, indexers *cache.Indexers) (storage.Interface, factory.DestroyFunc, error) {
 	raw, closeRaw, err := d.raw(cfg, newFunc, newListFunc, resourcePrefix)

@@ -36,8 +36,13 @@ import (
 )
 
 // TestMachinery runs everything that needs no particular configuration against one server.
-func TestMachinery(t *testing.T) {
-	cfg := apitest.Start(t, apitest.Options{})
+func TestMachinery(t *testing.T) { testMachinery(t, apitest.Options{}) }
+
+// TestMachineryLocal does so with a client that has no socket between.
+func TestMachineryLocal(t *testing.T) { testMachinery(t, apitest.Options{Local: true}) }
+
+func testMachinery(t *testing.T, o apitest.Options) {
+	cfg := apitest.Start(t, o)
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, *rest.Config, kubernetes.Interface)

@@ -20,6 +20,7 @@ import (
 	genericapifilters "k8s.io/apiserver/pkg/endpoints/filters"
 	apiopenapi "k8s.io/apiserver/pkg/endpoints/openapi"
 	genericfeatures "k8s.io/apiserver/pkg/features"
+	apirest "k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/filters"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
@@ -66,6 +67,7 @@ type assembly struct {
 	resources *serverstorage.ResourceConfig
 	direct    *direct // nil when the store is elsewhere
 	local     *local
+	binding   apirest.NamedCreater // pods/binding; nil when there are no pods
 }
 
 // New assembles a server. The store must be reachable when Run is called.
@@ -166,6 +168,9 @@ var formerPrefixes = map[schema.GroupResource]string{
 	{Group: "networking.k8s.io", Resource: "ingresses"}: "ingress",
 }
 
+// uncached are the kinds without a watch cache, as in Kubernetes: events are written all the time and hardly read.
+var uncached = []schema.GroupResource{{Resource: "events"}, {Group: "events.k8s.io", Resource: "events"}}
+
 // store sets up how objects reach etcd.
 func (a *assembly) store() error {
 	prefix := a.cfg.Store.Prefix
@@ -183,6 +188,9 @@ func (a *assembly) store() error {
 	o.DefaultStorageMediaType = runtime.ContentTypeProtobuf
 	o.EncryptionProviderConfigFilepath = a.cfg.EncryptionConfig
 	o.EncryptionProviderConfigAutomaticReload = a.cfg.EncryptionConfig != ""
+	for _, r := range uncached {
+		o.WatchCacheSizes = append(o.WatchCacheSizes, r.String()+"#0")
+	}
 	a.etcd = o
 
 	a.resources = serverstorage.NewResourceConfig()

@@ -37,8 +37,35 @@ func (s *Scheduler) loop(ctx context.Context) {
 			<-s.binding
 			continue
 		}
-		s.goTask(bind)
+		s.hand(ctx, bind)
 	}
+}
+
+// binderIdle is how long a goroutine that binds waits for the next binding: its stack has grown to what a request needs, a new one's has not.
+const binderIdle = 10 * time.Second
+
+// hand gives a binding to an idle goroutine or a new one.
+func (s *Scheduler) hand(ctx context.Context, bind func()) {
+	select {
+	case s.binds <- bind:
+		return
+	default:
+	}
+	s.goTask(func() {
+		idle := s.clock.NewTimer(binderIdle)
+		defer idle.Stop()
+		for {
+			bind()
+			idle.Reset(binderIdle)
+			select {
+			case bind = <-s.binds:
+			case <-idle.C():
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
 }
 
 func (s *Scheduler) sleep(ctx context.Context, now, until time.Time, limited bool) {

@@ -20,21 +20,24 @@ import (
 )
 
 const (
-	eventQueue    = 1000             // events beyond that are dropped and counted: they must not slow bindings down
-	seriesPause   = 30 * time.Second // between two writes of the count of one repeated event
-	seriesForget  = 10 * time.Minute
-	reporter      = "default-scheduler"
-	maxEventNote  = 1024
-	eventsKept    = 10000
-	eventHandlers = 2
+	eventQueue   = 1 << 16              // events beyond that are dropped and counted
+	eventPause   = 5 * time.Millisecond // between two events that can wait, while bindings are the bottleneck
+	seriesPause  = 30 * time.Second     // between two writes of the count of one repeated event
+	seriesForget = 10 * time.Minute
+	reporter     = "default-scheduler"
+	maxEventNote = 1024
+	eventsKept   = 10000
 )
 
-// eventWriter writes events.k8s.io/v1 events in the background. An event that repeats becomes a series with a count.
+// eventWriter writes events.k8s.io/v1 events in the background. An event that repeats becomes a series with a count. Writing one costs the API server as
+// much as a binding: in a burst, those that say that all is well come after the bindings. None is lost unless eventQueue of them wait.
 type eventWriter struct {
 	client   kubernetes.Interface
 	clock    clock.WithTicker
 	instance string
-	wishes   chan eventWish
+	busy     func() bool // bindings are the bottleneck
+	warnings eventLane
+	normals  eventLane
 
 	mu     sync.Mutex
 	series map[seriesKey]*series
@@ -58,9 +61,10 @@ type series struct {
 	seen    time.Time
 }
 
-func newEventWriter(client kubernetes.Interface, c clock.WithTicker) *eventWriter {
+func newEventWriter(client kubernetes.Interface, c clock.WithTicker, busy func() bool) *eventWriter {
 	host, _ := os.Hostname()
-	return &eventWriter{client: client, clock: c, instance: reporter + "-" + host, wishes: make(chan eventWish, eventQueue), series: map[seriesKey]*series{}}
+	return &eventWriter{client: client, clock: c, instance: reporter + "-" + host, busy: busy, series: map[seriesKey]*series{},
+		warnings: eventLane{more: make(chan struct{}, 1)}, normals: eventLane{more: make(chan struct{}, 1)}}
 }
 
 func (w *eventWriter) scheduled(pod *v1.Pod, node string) {
@@ -76,30 +80,84 @@ func (w *eventWriter) warn(pod *v1.Pod, reason, action, note string) {
 }
 
 func (w *eventWriter) send(e eventWish) {
-	select {
-	case w.wishes <- e:
-	default:
+	lane := &w.normals
+	if e.kind == v1.EventTypeWarning {
+		lane = &w.warnings
+	}
+	if !lane.push(e) {
 		droppedEvents.Inc()
 	}
 }
 
 func (w *eventWriter) run(ctx context.Context) {
 	var group sync.WaitGroup
-	for range eventHandlers {
-		group.Go(func() {
-			for {
-				select {
-				case <-ctx.Done():
-					return
-				case e := <-w.wishes:
-					if err := w.write(ctx, e); err != nil && ctx.Err() == nil {
-						klog.FromContext(ctx).V(2).Info("Cannot write an event", "pod", klog.KObj(e.pod), "reason", e.reason, "err", err)
-					}
-				}
-			}
-		})
-	}
+	group.Go(func() { w.drain(ctx, &w.warnings, func() bool { return false }) })
+	group.Go(func() { w.drain(ctx, &w.normals, w.busy) })
 	group.Wait()
+}
+
+// drain writes the events of a lane until ctx ends, slowly while yield says so.
+func (w *eventWriter) drain(ctx context.Context, lane *eventLane, yield func() bool) {
+	pause := w.clock.NewTimer(eventPause)
+	defer pause.Stop()
+	for {
+		e, ok := lane.pop()
+		if !ok {
+			select {
+			case <-ctx.Done():
+				return
+			case <-lane.more:
+			}
+			continue
+		}
+		if err := w.write(ctx, e); err != nil && ctx.Err() == nil {
+			klog.FromContext(ctx).V(2).Info("Cannot write an event", "pod", klog.KObj(e.pod), "reason", e.reason, "err", err)
+		}
+		if yield() {
+			pause.Reset(eventPause)
+			select {
+			case <-ctx.Done():
+			case <-pause.C():
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// eventLane is a bounded queue.
+type eventLane struct {
+	mu     sync.Mutex
+	wishes []eventWish
+	more   chan struct{}
+}
+
+// push returns false when the lane is full.
+func (l *eventLane) push(e eventWish) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.wishes) >= eventQueue {
+		return false
+	}
+	l.wishes = append(l.wishes, e)
+	select {
+	case l.more <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+func (l *eventLane) pop() (e eventWish, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.wishes) == 0 {
+		l.wishes = nil // the room of a burst
+		return e, false
+	}
+	e, l.wishes[0] = l.wishes[0], eventWish{}
+	l.wishes = l.wishes[1:]
+	return e, true
 }
 
 func (w *eventWriter) write(ctx context.Context, e eventWish) error {

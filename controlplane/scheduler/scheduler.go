@@ -65,6 +65,7 @@ type Scheduler struct {
 
 	kick    chan struct{} // the queue may have something for the loop
 	binding chan struct{} // one token per binding on its way
+	binds   chan func()   // to goroutines that wait for one
 	tasks   sync.WaitGroup
 	status  *statusWriter
 	events  *eventWriter
@@ -100,7 +101,7 @@ func Run(ctx context.Context, cfg Config) error {
 
 func newScheduler(cfg Config, settings *Settings) *Scheduler {
 	s := &Scheduler{client: cfg.Client, clock: cfg.Clock, profiles: settings.Profiles, deadlines: settings.Deadlines, settings: settings,
-		state: cluster.New(), queue: queue.New(settings.Queue), kick: make(chan struct{}, 1)}
+		state: cluster.New(), queue: queue.New(settings.Queue), kick: make(chan struct{}, 1), binds: make(chan func())}
 	if s.clock == nil {
 		s.clock = clock.RealClock{}
 	}
@@ -110,7 +111,7 @@ func newScheduler(cfg Config, settings *Settings) *Scheduler {
 	}
 	s.binding = make(chan struct{}, binders)
 	s.status = newStatusWriter(s)
-	s.events = newEventWriter(s.client, s.clock)
+	s.events = newEventWriter(s.client, s.clock, func() bool { return len(s.binding) > cap(s.binding)/2 })
 	s.owner = newOwners()
 	s.eval = placement.New(s.state)
 	s.eval.Defaults = s.owner.selector

@@ -28,6 +28,8 @@ import (
 type Options struct {
 	// Configure changes the configuration before the server is made.
 	Configure func(*apiserver.Config)
+	// Local returns the configuration for clients in the server's process, without a socket.
+	Local bool
 	// Dir is where the store lives; empty means a temporary directory.
 	Dir string
 }
@@ -78,6 +80,9 @@ func Start(t testing.TB, o Options) *rest.Config {
 		t.Fatalf("the API server ended before it was ready: %v", err)
 	case <-time.After(60 * time.Second):
 		t.Fatal("the API server was not ready within 60 s")
+	}
+	if o.Local {
+		return server.Local()
 	}
 	return server.Loopback()
 }
