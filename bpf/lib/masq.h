@@ -139,8 +139,8 @@ inline_fn __u32 masq_hash(const struct masq_key *k)
 #define MASQ_TRIES 48
 
 /* masq_claim finds a port for the flow k (MASQ_OUT) under the address node and claims it: it makes both entries and fills e. Returns 0, or -1 when
- * MASQ_TRIES ports in a row are taken. */
-__noinline int masq_claim(const struct masq_key *k, const struct addr *node, struct masq_entry *e)
+ * MASQ_TRIES ports in a row are taken. Static, because kernels before 6.4 take no key from a global function's argument. */
+static __noinline int masq_claim(const struct masq_key *k, const struct addr *node, struct masq_entry *e)
 {
 	struct masq_entry in = {};
 	struct masq_key ik;

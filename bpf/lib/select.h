@@ -103,11 +103,11 @@ static __noinline void affinity_put(const struct service *svc, const struct addr
  * Returns NULL if the service has no usable backend for the scope. Honours and refreshes session affinity. */
 inline_fn struct backend *service_select(struct service *svc, enum lb_scope scope, const struct addr *client, __u32 hash, __u32 *row)
 {
-	struct slot_run s = scope == scope_out ? svc->out : svc->in;
+	const struct slot_run *s = scope == scope_out ? &svc->out : &svc->in; /* no copy: the stack is scarce */
 	struct backend *b;
 	__u32 id;
 
-	if (!s.count)
+	if (!s->count)
 		return NULL;
 	if (svc->affinity) {
 		id = affinity_get(svc, client, svc->flags & (scope == scope_out ? SERVICE_OUT_LOCAL : SERVICE_IN_LOCAL));
@@ -118,9 +118,9 @@ inline_fn struct backend *service_select(struct service *svc, enum lb_scope scop
 	}
 	if (scope == scope_in && svc->algorithm != algorithm_maglev)
 		hash = bpf_get_prandom_u32();
-	id = slot_read(&s, hash_scale(hash, s.count));
-	if (svc->algorithm == algorithm_least && scope == scope_in && s.count > 1) {
-		__u32 other = slot_read(&s, hash_scale(bpf_get_prandom_u32(), s.count));
+	id = slot_read(s, hash_scale(hash, s->count));
+	if (svc->algorithm == algorithm_least && scope == scope_in && s->count > 1) {
+		__u32 other = slot_read(s, hash_scale(bpf_get_prandom_u32(), s->count));
 		struct backend_load *l1 = bpf_map_lookup_elem(&backend_loads, &id);
 		struct backend_load *l2 = bpf_map_lookup_elem(&backend_loads, &other);
 
