@@ -16,6 +16,10 @@ type Config struct {
 	Tables map[string]*Table
 	// Interval between sweeps; zero: 10 s. Under pressure it is a second.
 	Interval time.Duration
+	// Wake asks for a sweep now; may be nil.
+	Wake <-chan struct{}
+	// Before is called before each round of sweeps; may be nil.
+	Before func()
 	// Registerer gets the metrics; nil: none.
 	Registerer prometheus.Registerer
 }
@@ -46,6 +50,9 @@ func Run(ctx context.Context, cfg Config) error {
 	pressed := map[string]bool{}
 	for {
 		wait := cfg.Interval
+		if cfg.Before != nil {
+			cfg.Before()
+		}
 		for name, t := range cfg.Tables {
 			r, err := t.Sweep(Now(), pressed[name])
 			if err != nil {
@@ -69,6 +76,7 @@ func Run(ctx context.Context, cfg Config) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-cfg.Wake:
 		case <-time.After(wait):
 		}
 	}

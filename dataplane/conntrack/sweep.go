@@ -80,8 +80,8 @@ type Table struct {
 	Map       *ebpf.Map
 	TCP       bool
 	Lifetimes Lifetimes
-	// Gone says whether a connection's backend has left; nil: never.
-	Gone func(e *loader.BPFCt) bool
+	// Gone says whether a connection's backend or service has left; nil: never.
+	Gone func(k *loader.BPFCtKey, e *loader.BPFCt) bool
 
 	keys   []loader.BPFCtKey
 	values []loader.BPFCt
@@ -143,7 +143,7 @@ func (t *Table) Sweep(now uint32, pressed bool) (Result, error) {
 
 // ended decides whether an entry goes. A direction that is silent stays while the other is not.
 func (t *Table) ended(k *loader.BPFCtKey, e *loader.BPFCt, now uint32, pressed bool) bool {
-	if !t.TCP && t.Gone != nil && t.Gone(e) {
+	if !t.TCP && t.Gone != nil && t.Gone(k, e) {
 		return true
 	}
 	if !t.silent(e, now, pressed) {

@@ -70,7 +70,7 @@ func TestSweep(t *testing.T) {
 				proto = 6
 			}
 			tb := newTable(t, c.tcp, 64)
-			tb.Gone = func(*loader.BPFCt) bool { return c.gone }
+			tb.Gone = func(*loader.BPFCtKey, *loader.BPFCt) bool { return c.gone }
 			add(t, tb, 1000, proto, c.state, c.fwd, c.reply)
 			r, err := tb.Sweep(now, c.pressed)
 			if err != nil {

@@ -11,9 +11,14 @@ import (
 // hostPortsNamespace stands where a service's namespace would: no Kubernetes namespace can have this name.
 const hostPortsNamespace = "(hostport)"
 
-// hostPortsName names a pod's host ports among the services.
-func hostPortsName(pod *tables.LocalPod) tables.Name {
-	return tables.Name{Namespace: hostPortsNamespace, Name: pod.ID}
+// HostPortsName names the host ports of the pod with this id (tables.LocalPod.ID) among the services.
+func HostPortsName(id string) tables.Name {
+	return tables.Name{Namespace: hostPortsNamespace, Name: id}
+}
+
+// HostPortsPod returns the id of the pod whose host ports name stands for; ok is false for a Service's name.
+func HostPortsPod(name tables.Name) (id string, ok bool) {
+	return name.Name, name.Namespace == hostPortsNamespace
 }
 
 // hostPorts computes what a pod's published ports look like: services whose only backend is the pod.

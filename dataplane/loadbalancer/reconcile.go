@@ -48,6 +48,8 @@ type reconciler struct {
 	now   func() time.Time
 	// gone is told of UDP backends that no longer keep connections; may be nil.
 	gone func(netip.AddrPort)
+	// vacate is told of frontends that are no longer in the kernel; may be nil.
+	vacate func([]loader.BPFServiceKey)
 }
 
 // batch gathers one pass's writes; flush applies them in a harmless order.
@@ -573,6 +575,9 @@ func (r *reconciler) flush() error {
 	}
 	if err := deleteAll(r.k.services, dels); err != nil {
 		errs = append(errs, err)
+	}
+	if r.vacate != nil && len(dels) > 0 {
+		r.vacate(dels)
 	}
 	for _, k := range b.delRanges {
 		if err := r.k.ranges.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {

@@ -59,6 +59,7 @@ type balancer struct {
 	metrics *metrics
 	zone    string
 	failed  map[tables.Name]string
+	vacated *vacated
 	stop    []func()
 }
 
@@ -76,6 +77,8 @@ func newBalancer(ctx context.Context, cfg Config) (*balancer, error) {
 		return nil, errors.Join(err, b.close())
 	}
 	b.rec = newReconciler(b.k)
+	b.vacated = newVacated()
+	b.rec.vacate = b.vacated.add
 	if err := b.rec.adopt(); err != nil {
 		return nil, errors.Join(err, b.close())
 	}
@@ -102,8 +105,13 @@ func (b *balancer) sweep(ctx context.Context) error {
 		return err
 	}
 	rows := b.k.backends
-	gone := func(e *loader.BPFCt) bool {
-		if int(e.Backend) >= len(rows) {
+	var vacated map[loader.BPFServiceKey]bool
+	served := func(k loader.BPFServiceKey) bool {
+		var s loader.BPFService
+		return b.k.services.Lookup(k, &s) == nil
+	}
+	gone := func(k *loader.BPFCtKey, e *loader.BPFCt) bool {
+		if int(e.Backend) >= len(rows) || len(vacated) > 0 && b.vacated.has(vacated, k, e, served) {
 			return true
 		}
 		// A plain read beside the reconciler's writes: a wrong answer removes a datagram flow a sweep too early or too late.
@@ -115,6 +123,8 @@ func (b *balancer) sweep(ctx context.Context) error {
 			"tcp": {Map: b.maps[loader.BPFMapCtTcp], TCP: true, Lifetimes: life},
 			"any": {Map: b.maps[loader.BPFMapCtAny], Lifetimes: life, Gone: gone},
 		},
+		Wake:       b.vacated.wake,
+		Before:     func() { vacated = b.vacated.take() },
 		Registerer: b.cfg.Registerer,
 	})
 }
@@ -193,7 +203,7 @@ func (b *balancer) run(ctx context.Context) error {
 		}
 		podChanges, podsWatch := pods.Next(txn)
 		for c := range podChanges {
-			dirty[hostPortsName(c.Object)] = true
+			dirty[HostPortsName(c.Object.ID)] = true
 		}
 		node, _, nodeWatch, _ := t.Nodes.GetWatch(txn, tables.NodeByName.Query(b.cfg.NodeName))
 		if node != nil && node.Zone != b.zone {
@@ -272,8 +282,8 @@ func (b *balancer) sync(txn statedb.ReadTxn, dirty map[tables.Name]bool) {
 	v := &view{txn: txn, tables: b.cfg.Tables, nodeName: b.cfg.NodeName, zone: b.zone}
 	for name := range dirty {
 		var spec serviceSpec
-		if name.Namespace == hostPortsNamespace {
-			if pod, _, found := b.cfg.Tables.LocalPods.Get(txn, tables.LocalPodByID.Query(name.Name)); found {
+		if id, ok := HostPortsPod(name); ok {
+			if pod, _, found := b.cfg.Tables.LocalPods.Get(txn, tables.LocalPodByID.Query(id)); found {
 				spec = hostPorts(pod)
 			}
 		} else if svc, _, found := b.cfg.Tables.Services.Get(txn, tables.ServiceByName.Query(name)); found {

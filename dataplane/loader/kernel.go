@@ -29,6 +29,32 @@ func (e *KernelError) Error() string {
 
 func (e *KernelError) Unwrap() error { return e.Err }
 
+// ErrKernelTooOld is what Open returns on a kernel before MinKernel.
+var ErrKernelTooOld = errors.New("kernel too old for the dataplane")
+
+// checkKernel refuses a kernel release, as uname says it, that is older than MinKernel. One that cannot be read is let through: what it lacks will be said when it is missed.
+func checkKernel(release string) error {
+	major, minor, ok := parseRelease(release)
+	if !ok || major > 5 || major == 5 && minor >= 10 {
+		return nil
+	}
+	return fmt.Errorf("%w: this is Linux %s, at least %s is needed (6.6 for pods and packets from outside); nothing was loaded", ErrKernelTooOld, release, MinKernel)
+}
+
+func kernelRelease() (string, error) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "", fmt.Errorf("read the kernel's release: %w", err)
+	}
+	return unix.ByteSliceToString(u.Release[:]), nil
+}
+
+// parseRelease reads the first two numbers of a kernel release such as "5.10.0-30-amd64".
+func parseRelease(release string) (major, minor int, ok bool) {
+	n, err := fmt.Sscanf(release, "%d.%d", &major, &minor)
+	return major, minor, err == nil && n == 2
+}
+
 // Probe checks what the datapath cannot do without. A missing feature is a *KernelError; several are joined.
 func Probe() error {
 	type probe struct {
@@ -66,14 +92,11 @@ func HaveSetRetval() bool {
 // kernel's release is what there is to go by.
 func csumIPv6Flag() uint64 {
 	const flagIPv6 = 1 << 7
-	var u unix.Utsname
-	if unix.Uname(&u) != nil {
+	release, err := kernelRelease()
+	if err != nil {
 		return 0
 	}
-	var major, minor int
-	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil {
-		return 0
-	}
+	major, minor, _ := parseRelease(release)
 	if major > 6 || major == 6 && minor >= 16 {
 		return flagIPv6
 	}

@@ -42,6 +42,13 @@ func Open(cfg Config) (*Loader, error) {
 	if cfg.PinDir == "" {
 		cfg.PinDir = DefaultPinDir
 	}
+	release, err := kernelRelease()
+	if err == nil {
+		err = checkKernel(release)
+	}
+	if err != nil {
+		return nil, err
+	}
 	// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK; later ones do not, and there failing to raise it does no harm.
 	if err := rlimit.RemoveMemlock(); err != nil && !errors.Is(err, unix.EPERM) {
 		return nil, fmt.Errorf("raise RLIMIT_MEMLOCK for BPF maps: %w", err)

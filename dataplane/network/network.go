@@ -81,7 +81,13 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return cluster.Run(ctx, cluster.Config{Client: cfg.Client, Tables: t}) })
-	g.Go(func() error { return named("load balancer", loadbalancer.Run(ctx, cfg.loadBalancer(l, t))) })
+	events := newServiceEvents(cfg.Client, t, cfg.NodeName)
+	g.Go(func() error { return events.run(ctx) })
+	g.Go(func() error {
+		lb := cfg.loadBalancer(l, t)
+		lb.OnServiceError = events.report
+		return named("load balancer", loadbalancer.Run(ctx, lb))
+	})
 	if cfg.PodNetwork {
 		g.Go(func() error { return named("pod network", runPodNetwork(ctx, cfg, l, t)) })
 	}
