@@ -20,6 +20,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/fairlead/fairlead/dataplane/dns/dnstest"
+	"github.com/fairlead/fairlead/dataplane/dns/feed"
 )
 
 // comparedObjects are the API objects that testTables are the rows of, so far as the two plugins are asked about them.
@@ -84,7 +85,7 @@ func TestAgainstCoreDNSKubernetes(t *testing.T) {
 	done := make(chan error, 1)
 	ours := freePort(t)
 	go func() {
-		done <- Run(ctx, Config{Tables: tb, Domain: "cluster.local", Listen: []netip.Addr{addr("127.0.0.1")}, Port: ours})
+		done <- Run(ctx, Config{Directory: feed.Load(tb), Domain: "cluster.local", Listen: []netip.Addr{addr("127.0.0.1")}, Port: ours})
 	}()
 	defer func() {
 		cancel()

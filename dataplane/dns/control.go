@@ -19,7 +19,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/fairlead/fairlead/dataplane/dns/control"
-	"github.com/fairlead/fairlead/dataplane/tables"
+	"github.com/fairlead/fairlead/dataplane/dns/directory"
 )
 
 // serveControl answers root's questions about the server on a unix socket: GET /info, /top?n=, /trace?name=&type=&from=. stop closes it and waits.
@@ -38,7 +38,7 @@ func serveControl(cfg Config) (stop func(), err error) {
 		l.Close()
 		return nil, err
 	}
-	zone := &Zone{Domain: strings.ToLower(dns.Fqdn(cfg.Domain)), TTL: defaultTTL, Pods: PodsInsecure, Tables: cfg.Tables}
+	zone := &Zone{Domain: strings.ToLower(dns.Fqdn(cfg.Domain)), TTL: defaultTTL, Pods: PodsInsecure, Directory: cfg.Directory}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /info", func(w http.ResponseWriter, _ *http.Request) { reply(w, cfg.info(zone)) })
 	mux.HandleFunc("GET /top", func(w http.ResponseWriter, r *http.Request) {
@@ -63,7 +63,7 @@ func serveControl(cfg Config) (stop func(), err error) {
 }
 
 func (cfg Config) info(z *Zone) control.Info {
-	i := control.Info{Domain: z.Domain, Ready: z.Ready()}
+	i := control.Info{Domain: z.Domain, Ready: z.Directory.Complete()}
 	listen := cfg.Listen
 	if len(listen) == 0 {
 		listen = []netip.Addr{netip.MustParseAddr("127.0.0.1")}
@@ -84,31 +84,16 @@ func (z *Zone) trace(name string, qtype uint16, from string) []string {
 	name = strings.ToLower(dns.Fqdn(name))
 	steps := []string{fmt.Sprintf("question %s %s", name, dns.TypeToString[qtype])}
 	say := func(format string, args ...any) { steps = append(steps, fmt.Sprintf(format, args...)) }
-	if !z.Ready() {
+	if !z.Directory.Complete() {
 		say("the tables are not complete yet: SERVFAIL for names of the cluster")
 	}
 	if !dns.IsSubDomain(z.Domain, name) {
 		say("not below %s: reverse names are looked up by address, others go to the upstream servers", z.Domain)
 		return steps
 	}
-	txn := z.Tables.DB.ReadTxn()
 	labels := strings.Split(strings.TrimSuffix(strings.TrimSuffix(name, z.Domain), "."), ".")
 	if n := len(labels); n >= 3 && labels[n-1] == "svc" {
-		svcName := tables.Name{Namespace: labels[n-2], Name: labels[n-3]}
-		svc, revision, found := z.Tables.Services.Get(txn, tables.ServiceByName.Query(svcName))
-		if !found {
-			say("service %s: none", svcName)
-		} else {
-			say("service %s: type %s, headless %t, addresses %v, row revision %d", svcName, svc.Type, svc.Headless, svc.ClusterIPs, revision)
-		}
-		if found && svc.Headless {
-			total := 0
-			for s := range z.Tables.EndpointSlices.List(txn, tables.SliceByService.Query(svcName)) {
-				total += len(s.Endpoints)
-				say("slice %s: %d endpoints", s.Name, len(s.Endpoints))
-			}
-			say("published %d of %d endpoints", len(z.endpoints(txn, svc)), total)
-		}
+		steps = append(steps, z.traceService(directory.Name{Namespace: labels[n-2], Name: labels[n-3]})...)
 	}
 	a := z.Lookup(name, qtype)
 	say("answer %s, %d records", dns.RcodeToString[a.Rcode], len(a.Answer))
@@ -116,7 +101,7 @@ func (z *Zone) trace(name string, qtype uint16, from string) []string {
 		say("  %s", rr)
 	}
 	if from != "" && a.Rcode == dns.RcodeNameError {
-		s := &Search{Domain: z.Domain, Tables: z.Tables}
+		s := &Search{Domain: z.Domain, Directory: z.Directory}
 		base, ns, ok := s.split(name)
 		switch {
 		case !ok:
@@ -126,6 +111,29 @@ func (z *Zone) trace(name string, qtype uint16, from string) []string {
 		default:
 			say("search: %s is a pod of namespace %s: the search list is walked here for %s", from, ns, base)
 		}
+	}
+	return steps
+}
+
+// traceService says what is known of a service.
+func (z *Zone) traceService(name directory.Name) (steps []string) {
+	v := z.Directory.Read()
+	defer v.Done()
+	svc := v.Service(name)
+	if svc == nil {
+		return []string{fmt.Sprintf("service %s: none", name)}
+	}
+	if svc.External {
+		return []string{fmt.Sprintf("service %s: external name %s", name, svc.Target)}
+	}
+	steps = []string{fmt.Sprintf("service %s: headless %t, addresses %v", name, svc.Headless, svc.ClusterIPs)}
+	if svc.Headless {
+		total := 0
+		for _, s := range v.Slices(name) {
+			total += len(s.Endpoints)
+			steps = append(steps, fmt.Sprintf("slice %s: %d endpoints", s.Name, len(s.Endpoints)))
+		}
+		steps = append(steps, fmt.Sprintf("published %d of %d endpoints", len(z.endpoints(v, svc)), total))
 	}
 	return steps
 }

@@ -6,16 +6,14 @@ import (
 	"net/netip"
 	"strings"
 
-	"github.com/cilium/statedb"
-
-	"github.com/fairlead/fairlead/dataplane/tables"
+	"github.com/fairlead/fairlead/dataplane/dns/directory"
 )
 
 // endpoint is a published endpoint of a headless service.
 type endpoint struct {
-	row   *tables.Endpoint
+	row   *directory.Endpoint
 	addr  netip.Addr
-	ports []tables.EndpointPort
+	ports []directory.Port
 }
 
 // host is the endpoint's label below the service's name. Most questions do not need it.
@@ -23,10 +21,10 @@ func (e endpoint) host() string { return hostLabel(e.row) }
 
 // endpoints returns the published endpoints of svc: the ready ones, or all when it publishes not-ready addresses. An endpoint that two slices
 // hold, as happens while slices are rearranged, is returned once.
-func (z *Zone) endpoints(txn statedb.ReadTxn, svc *tables.Service) []endpoint {
+func (z *Zone) endpoints(v directory.View, svc *directory.Service) []endpoint {
 	var out []endpoint
 	var seen map[netip.Addr]int // from the second slice on: a slice holds an address once
-	for slice := range z.Tables.EndpointSlices.List(txn, tables.SliceByService.Query(svc.Name)) {
+	for _, slice := range v.Slices(svc.Name) {
 		if out == nil {
 			out = make([]endpoint, 0, len(slice.Endpoints))
 		} else if seen == nil {
@@ -37,7 +35,7 @@ func (z *Zone) endpoints(txn statedb.ReadTxn, svc *tables.Service) []endpoint {
 		}
 		for i := range slice.Endpoints {
 			ep := &slice.Endpoints[i]
-			if ep.Conditions&tables.Ready == 0 && !svc.PublishNotReady {
+			if !ep.Ready && !svc.PublishNotReady {
 				continue
 			}
 			if at, dup := seen[ep.Addr]; dup {
@@ -53,7 +51,7 @@ func (z *Zone) endpoints(txn statedb.ReadTxn, svc *tables.Service) []endpoint {
 	return out
 }
 
-func mergePorts(have, more []tables.EndpointPort) []tables.EndpointPort {
+func mergePorts(have, more []directory.Port) []directory.Port {
 	merged := have
 next:
 	for _, p := range more {
@@ -68,9 +66,9 @@ next:
 }
 
 // hostLabel is the endpoint's hostname in the sense of the specification: its own, else its address with dashes.
-func hostLabel(ep *tables.Endpoint) string {
+func hostLabel(ep *directory.Endpoint) string {
 	if ep.Hostname != "" {
-		return strings.ToLower(ep.Hostname)
+		return ep.Hostname
 	}
 	return dashes.Replace(ep.Addr.String())
 }
@@ -96,5 +94,3 @@ func addrsOf(eps []endpoint) []netip.Addr {
 }
 
 func isProtocol(label string) bool { return label == "_tcp" || label == "_udp" || label == "_sctp" }
-
-func protocolLabel(p tables.Protocol) string { return "_" + strings.ToLower(p.String()) }

@@ -32,10 +32,9 @@ type Handler struct {
 func (h *Handler) Name() string { return "fairlead" }
 
 // Ready implements CoreDNS's readiness interface.
-func (h *Handler) Ready() bool { return h.Zone.Ready() }
+func (h *Handler) Ready() bool { return h.Zone.Directory.Complete() }
 
-// ServeDNS answers questions in the zones and hands others on. Until the tables are complete it answers SERVFAIL, so that nobody remembers a
-// name as absent that only is not known yet.
+// ServeDNS answers questions in the zones and hands others on.
 func (h *Handler) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 	state := request.Request{W: w, Req: r}
 	name := state.Name() // lower case
@@ -49,15 +48,13 @@ func (h *Handler) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 	if state.QClass() != dns.ClassINET {
 		return h.next(ctx, w, r)
 	}
-	if !h.Zone.Ready() {
-		return dns.RcodeServerFailure, nil
-	}
 	if t := state.QType(); t == dns.TypeAXFR || t == dns.TypeIXFR {
 		return dns.RcodeRefused, nil // CoreDNS's plugin transfer, where configured, did not let it through
 	}
 	var a Answer
 	if forward {
 		a = h.Zone.Lookup(name, state.QType())
+		h.Zone.count(a)
 	} else {
 		addr, err := netip.ParseAddr(dnsutil.ExtractAddressFromReverse(name))
 		known := false
@@ -97,7 +94,7 @@ func (h *Handler) reply(ctx context.Context, state request.Request, zone string,
 		}
 	}
 	if len(m.Answer) == 0 {
-		soa := h.Zone.SOA()
+		soa := h.Zone.SOA(a.Serial)
 		soa.Header().Name = zone
 		m.Ns = []dns.RR{soa}
 	}

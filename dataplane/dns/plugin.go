@@ -55,7 +55,7 @@ import (
 	_ "github.com/coredns/coredns/plugin/view"
 	_ "github.com/coredns/coredns/plugin/whoami"
 
-	"github.com/fairlead/fairlead/dataplane/tables"
+	"github.com/fairlead/fairlead/dataplane/dns/directory"
 )
 
 // directive is our plugin's name in a Corefile.
@@ -67,7 +67,15 @@ const searchDirective = "search"
 const defaultTTL = 5 // seconds, as CoreDNS's own kubernetes plugin
 
 // source is where the plugin reads when a Corefile is loaded. CoreDNS wires plugins by name through package state, so this must be package state too.
-var source atomic.Pointer[tables.Tables]
+var source atomic.Pointer[directory.Directory]
+
+// loading is what belongs to the Corefile that is being loaded.
+var loading atomic.Pointer[load]
+
+type load struct {
+	front *front
+	plan  plan
+}
 
 // asked counts for the process's life, over reloads.
 var asked counts
@@ -88,7 +96,14 @@ func setup(c *caddy.Controller) error {
 		return plugin.Error(directive, err)
 	}
 	h.Upstream = upstream.New()
-	dnsserver.GetConfig(c).AddPlugin(func(next plugin.Handler) plugin.Handler {
+	cfg := dnsserver.GetConfig(c)
+	if l := loading.Load(); l != nil {
+		cfg.UDPDecorateWriterFunc = func(s *dnsserver.Server) dns.DecorateWriter { // CoreDNS's call before it reads its UDP socket
+			l.front.attach(s, newFastPath(l.plan, s, cfg, h))
+			return nil
+		}
+	}
+	cfg.AddPlugin(func(next plugin.Handler) plugin.Handler {
 		h.Next = next
 		return h
 	})
@@ -105,7 +120,7 @@ func setup(c *caddy.Controller) error {
 //
 // One of the zones is the cluster domain; those below in-addr.arpa and ip6.arpa are for reverse look-ups.
 func parse(c *caddy.Controller) (*Handler, error) {
-	h := &Handler{Zone: &Zone{TTL: defaultTTL, Pods: PodsInsecure, Tables: source.Load(), asked: &asked}}
+	h := &Handler{Zone: &Zone{TTL: defaultTTL, Pods: PodsInsecure, Directory: source.Load(), asked: &asked}}
 	if !c.Next() {
 		return nil, c.ArgErr()
 	}
@@ -179,7 +194,7 @@ func setupSearch(c *caddy.Controller) error {
 	if len(args) < 1 || len(args) > 2 || c.NextBlock() || c.Next() {
 		return plugin.Error(searchDirective, c.Err("want once: search DOMAIN [RESOLV_CONF]"))
 	}
-	s := &Search{Domain: strings.ToLower(dns.Fqdn(args[0])), Tables: source.Load()}
+	s := &Search{Domain: strings.ToLower(dns.Fqdn(args[0])), Directory: source.Load()}
 	file := "/etc/resolv.conf"
 	if len(args) == 2 {
 		file = args[1]

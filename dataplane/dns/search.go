@@ -12,7 +12,7 @@ import (
 	"github.com/coredns/coredns/request"
 	"github.com/miekg/dns"
 
-	"github.com/fairlead/fairlead/dataplane/tables"
+	"github.com/fairlead/fairlead/dataplane/dns/directory"
 )
 
 // Search is the CoreDNS plugin "search". A resolver with ndots:5 asks for www.example.com.<ns>.svc.<zone> first and walks its search list with a question
@@ -21,10 +21,10 @@ import (
 // It does so only when the asker's address is that of pods on this node that are all in <ns>; everybody else's questions go on unchanged. Where the
 // walk meets anything but an answer or NXDOMAIN, the first answer is given and the resolver walks by itself: never worse than without.
 type Search struct {
-	Next   plugin.Handler
-	Domain string   // the cluster's, fully qualified, lower case
-	Host   []string // the node's own search list, which the kubelet appends to a pod's; fully qualified, lower case
-	Tables *tables.Tables
+	Next      plugin.Handler
+	Domain    string   // the cluster's, fully qualified, lower case
+	Host      []string // the node's own search list, which the kubelet appends to a pod's; fully qualified, lower case
+	Directory *directory.Directory
 }
 
 // Name implements plugin.Handler.
@@ -75,14 +75,18 @@ func (s *Search) asksFrom(addr, ns string) bool {
 	if err != nil {
 		return false
 	}
-	found := false
-	for pod := range s.Tables.LocalPods.List(s.Tables.DB.ReadTxn(), tables.LocalPodByIP.Query(ip.WithZone("").Unmap())) {
+	v := s.Directory.Read()
+	defer v.Done()
+	return allIn(v.PodsAt(ip.WithZone("").Unmap()), ns)
+}
+
+func allIn(pods []*directory.Pod, ns string) bool {
+	for _, pod := range pods {
 		if pod.Namespace != ns {
 			return false
 		}
-		found = true
 	}
-	return found
+	return len(pods) > 0
 }
 
 // walk asks for base below the rest of the search list, then for base itself, and returns the first name's answer that exists, as an alias of the name asked for. It

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 
@@ -14,7 +15,7 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	"k8s.io/klog/v2"
 
-	"github.com/fairlead/fairlead/dataplane/tables"
+	"github.com/fairlead/fairlead/dataplane/dns/directory"
 )
 
 // Port is where a node's server listens, on the node's own addresses; the cluster DNS Service maps port 53 to it.
@@ -30,7 +31,7 @@ const (
 
 // Config says what a node's DNS server answers and where.
 type Config struct {
-	Tables    *tables.Tables
+	Directory *directory.Directory
 	Domain    string       // cluster domain, such as cluster.local
 	Listen    []netip.Addr // the node's addresses; empty means all
 	Port      int          // 0 means Port
@@ -42,6 +43,9 @@ type Config struct {
 	Corefiles <-chan string
 	// Socket is the path of a unix socket on which flctl asks (see Control); empty for none.
 	Socket string
+	// Sockets are UDP sockets that the server reads beside its own, opened with OpenSockets for its addresses; whoever gave them goes on holding them. None: the
+	// server opens them itself. Run closes them.
+	Sockets []*os.File
 	// ResolvConf is the file with the node's search list; default /etc/resolv.conf.
 	ResolvConf string
 }
@@ -49,14 +53,24 @@ type Config struct {
 // Run serves DNS until ctx ends. One server a process: CoreDNS's configuration is process-wide.
 func Run(ctx context.Context, cfg Config) error {
 	register()
-	source.Store(cfg.Tables)
+	source.Store(cfg.Directory)
 	caddy.Quiet, dnsserver.Quiet = true, true
 	logger := klog.FromContext(ctx)
-	instance, err := caddy.Start(cfg.input(cfg.Corefile))
-	if err != nil && cfg.Corefile != "" && cfg.Corefiles != nil { // the cluster's is broken: names inside must go on working
+	front, err := newFront(logger, cfg.Sockets)
+	for _, f := range cfg.Sockets {
+		f.Close()
+	}
+	if err != nil {
+		return err
+	}
+	defer front.close()
+	text := cfg.Corefile
+	instance, err := cfg.load(nil, front, text)
+	if err != nil && text != "" && cfg.Corefiles != nil { // the cluster's is broken: names inside must go on working
 		logger.Error(err, "Corefile refused; using the default one until it changes")
 		reloads.WithLabelValues("failed").Inc()
-		instance, err = caddy.Start(cfg.input(""))
+		text = ""
+		instance, err = cfg.load(nil, front, text)
 	}
 	if err != nil {
 		return fmt.Errorf("start DNS server: %w", err)
@@ -81,18 +95,50 @@ func Run(ctx context.Context, cfg Config) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case text := <-cfg.Corefiles:
-			next, err := instance.Restart(cfg.input(text))
+		case next := <-cfg.Corefiles:
+			if next == text {
+				continue
+			}
+			started, err := cfg.load(instance, front, next)
 			if err != nil {
 				reloads.WithLabelValues("failed").Inc()
 				logger.Error(err, "Corefile refused; the former one stays")
 				continue
 			}
-			instance = next
+			instance, text = started, next
 			reloads.WithLabelValues("loaded").Inc()
 			logger.Info("Corefile loaded", "default", text == "")
 		}
 	}
+}
+
+// load starts CoreDNS with a Corefile, in place of running when that is not nil.
+func (cfg Config) load(running *caddy.Instance, front *front, text string) (*caddy.Instance, error) {
+	input := cfg.input(text)
+	p, err := planOf(string(input.Body()))
+	if err != nil {
+		return nil, err
+	}
+	if front.held && p.blocks == 0 {
+		return nil, fmt.Errorf("no server block of the Corefile uses the plugin %s, so nobody would answer for the cluster", directive)
+	}
+	loading.Store(&load{front, p})
+	defer loading.Store(nil)
+	var instance *caddy.Instance
+	if running == nil {
+		instance, err = caddy.Start(input)
+	} else {
+		instance, err = running.Restart(input)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var listening []net.Addr
+	for _, s := range instance.Servers() {
+		listening = append(listening, s.LocalAddr())
+	}
+	front.keep(listening)
+	return instance, nil
 }
 
 func (cfg Config) input(text string) caddy.Input {
@@ -152,7 +198,7 @@ func (cfg Config) corefile() string {
 	if cfg.Metrics != "" {
 		fmt.Fprintf(&b, "    prometheus %s\n", cfg.Metrics)
 	}
-	if cfg.Tables != nil && len(cfg.Upstreams) > 0 {
+	if len(cfg.Upstreams) > 0 {
 		fmt.Fprintf(&b, "    %s %s %s\n", searchDirective, strings.TrimSuffix(cfg.Domain, "."), cfg.resolvConf())
 	}
 	fmt.Fprintf(&b, "    %s %s in-addr.arpa ip6.arpa {\n        pods insecure\n        ttl %d\n    }\n", directive, strings.TrimSuffix(cfg.Domain, "."), defaultTTL)

@@ -23,13 +23,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/fairlead/fairlead/dataplane/dns/control"
+	"github.com/fairlead/fairlead/dataplane/dns/feed"
 	"github.com/fairlead/fairlead/dataplane/tables"
 )
 
 // serve runs a server over tb until the test ends and returns its port.
 func serve(t testing.TB, tb *tables.Tables, change func(*Config)) int {
 	t.Helper()
-	cfg := Config{Tables: tb, Domain: "cluster.local", Listen: []netip.Addr{addr("127.0.0.1")}, Port: freePort(t)}
+	cfg := Config{Directory: follow(t, tb), Domain: "cluster.local", Listen: []netip.Addr{addr("127.0.0.1")}, Port: freePort(t)}
 	if change != nil {
 		change(&cfg)
 	}
@@ -129,7 +130,7 @@ func TestZoneTransfer(t *testing.T) {
 	}
 	have := map[string]bool{}
 	soas := 0
-	z := &Zone{Domain: "cluster.local.", TTL: 5, Tables: tb}
+	z := &Zone{Domain: "cluster.local.", TTL: 5, Directory: feed.Load(tb)}
 	for e := range envelopes {
 		if e.Error != nil {
 			t.Fatal(e.Error)
@@ -447,7 +448,7 @@ func TestVerifiedPods(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Commit()
-	z := &Zone{Domain: "cluster.local.", TTL: 5, Pods: PodsVerified, Tables: tb}
+	z := &Zone{Domain: "cluster.local.", TTL: 5, Pods: PodsVerified, Directory: feed.Load(tb)}
 	for name, rcode := range map[string]int{
 		"10-244-0-40.default.pod.cluster.local.": dns.RcodeSuccess,   // of this node
 		"10-244-0-40.other.pod.cluster.local.":   dns.RcodeNameError, // not of that namespace

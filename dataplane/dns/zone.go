@@ -4,14 +4,12 @@ package dns
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
-	"sync/atomic"
-	"time"
 
-	"github.com/cilium/statedb"
 	"github.com/miekg/dns"
 
-	"github.com/fairlead/fairlead/dataplane/tables"
+	"github.com/fairlead/fairlead/dataplane/dns/directory"
 )
 
 // SchemaVersion is the version of the specification that the records follow (section 1, section 2.2).
@@ -23,18 +21,17 @@ type PodMode int
 const (
 	PodsDisabled PodMode = iota // NXDOMAIN
 	PodsInsecure                // whatever address the name spells
-	PodsVerified                // addresses of pods that the tables know: those of this node, and every endpoint of a service
+	PodsVerified                // addresses of pods that the directory knows: those of this node, and every endpoint of a service
 )
 
-// Zone answers for one cluster domain from the tables.
+// Zone answers for one cluster domain from a directory.
 type Zone struct {
-	Domain string // fully qualified and lower case: "cluster.local."
-	TTL    uint32 // seconds, of every record but dns-version's
-	Pods   PodMode
-	Tables *tables.Tables
+	Domain    string // fully qualified and lower case: "cluster.local."
+	TTL       uint32 // seconds, of every record but dns-version's
+	Pods      PodMode
+	Directory *directory.Directory
 
 	asked *counts // nil: not counted
-	ready atomic.Bool
 }
 
 // Answer is the outcome of a lookup. Records carry the names as they are in the zone, in lower case.
@@ -44,6 +41,10 @@ type Answer struct {
 	Extra  []dns.RR
 	// Alias is the target of an ExternalName service that is outside the zone: the caller resolves it. Answer holds the CNAME.
 	Alias string
+	// Serial is the zone's at the moment of the answer.
+	Serial uint32
+
+	service *directory.Service // that was asked for; nil: none
 }
 
 var nxdomain = Answer{Rcode: dns.RcodeNameError}
@@ -51,29 +52,23 @@ var nxdomain = Answer{Rcode: dns.RcodeNameError}
 // maxAliases bounds chains of ExternalName services that point at each other.
 const maxAliases = 8
 
-// Ready reports whether the tables hold the whole cluster yet.
-func (z *Zone) Ready() bool {
-	if z.ready.Load() {
-		return true
-	}
-	txn := z.Tables.DB.ReadTxn()
-	services, _ := z.Tables.Services.Initialized(txn)
-	slices, _ := z.Tables.EndpointSlices.Initialized(txn)
-	if services && slices {
-		z.ready.Store(true) // tables stay initialized
-	}
-	return services && slices
-}
-
-// Lookup answers a question; name is fully qualified, in lower case, and in the zone.
+// Lookup answers a question; name is fully qualified, in lower case, and in the zone. Until the directory is complete the answer is SERVFAIL, so that nobody remembers a
+// name as absent that is only not known yet.
 func (z *Zone) Lookup(name string, qtype uint16) Answer {
-	return z.lookup(z.Tables.DB.ReadTxn(), name, qtype, maxAliases)
+	v := z.Directory.Read()
+	defer v.Done()
+	if !v.Complete() {
+		return Answer{Rcode: dns.RcodeServerFailure}
+	}
+	a := z.lookup(v, name, qtype, maxAliases)
+	a.Serial = v.Serial()
+	return a
 }
 
-func (z *Zone) lookup(txn statedb.ReadTxn, name string, qtype uint16, aliases int) Answer {
+func (z *Zone) lookup(v directory.View, name string, qtype uint16, aliases int) Answer {
 	rel := strings.TrimSuffix(strings.TrimSuffix(name, z.Domain), ".")
 	if rel == "" {
-		return z.apex(txn, qtype)
+		return z.apex(v, qtype)
 	}
 	labels := strings.Split(rel, ".")
 	last := labels[len(labels)-1]
@@ -83,25 +78,25 @@ func (z *Zone) lookup(txn statedb.ReadTxn, name string, qtype uint16, aliases in
 	case rel == "dns":
 		return Answer{} // between the zone and its name server
 	case rel == "ns.dns":
-		return Answer{Answer: z.addresses(name, z.nameServer(txn), qtype)}
+		return Answer{Answer: z.addresses(name, z.nameServer(v), qtype)}
 	case last == "svc":
-		return z.service(txn, name, labels[:len(labels)-1], qtype, aliases)
+		return z.service(v, name, labels[:len(labels)-1], qtype, aliases)
 	case last == "pod" && z.Pods != PodsDisabled:
-		return z.pod(txn, name, labels[:len(labels)-1], qtype)
+		return z.pod(v, name, labels[:len(labels)-1], qtype)
 	}
 	return nxdomain
 }
 
-func (z *Zone) apex(txn statedb.ReadTxn, qtype uint16) Answer {
+func (z *Zone) apex(v directory.View, qtype uint16) Answer {
 	ns := &dns.NS{Hdr: z.header(z.Domain, dns.TypeNS), Ns: z.nsName()}
-	glue := func() []dns.RR { return z.addresses(ns.Ns, z.nameServer(txn), dns.TypeANY) }
+	glue := func() []dns.RR { return z.addresses(ns.Ns, z.nameServer(v), dns.TypeANY) }
 	switch qtype {
 	case dns.TypeSOA:
-		return Answer{Answer: []dns.RR{z.SOA()}}
+		return Answer{Answer: []dns.RR{z.SOA(v.Serial())}}
 	case dns.TypeNS:
 		return Answer{Answer: []dns.RR{ns}, Extra: glue()}
 	case dns.TypeANY:
-		return Answer{Answer: []dns.RR{z.SOA(), ns}, Extra: glue()}
+		return Answer{Answer: []dns.RR{z.SOA(v.Serial()), ns}, Extra: glue()}
 	}
 	return Answer{}
 }
@@ -109,12 +104,11 @@ func (z *Zone) apex(txn statedb.ReadTxn, qtype uint16) Answer {
 func (z *Zone) nsName() string { return "ns.dns." + z.Domain }
 
 // nameServer returns the addresses of the cluster's DNS Service, none while there is no such Service.
-func (z *Zone) nameServer(txn statedb.ReadTxn) []netip.Addr {
-	svc, _, found := z.Tables.Services.Get(txn, tables.ServiceByName.Query(tables.Name{Namespace: "kube-system", Name: "kube-dns"}))
-	if !found {
-		return nil
+func (z *Zone) nameServer(v directory.View) []netip.Addr {
+	if svc := v.Service(directory.Name{Namespace: "kube-system", Name: "kube-dns"}); svc != nil {
+		return svc.ClusterIPs
 	}
-	return svc.ClusterIPs
+	return nil
 }
 
 // version is the record of section 2.2.
@@ -128,31 +122,43 @@ func (z *Zone) version(name string, qtype uint16) Answer {
 }
 
 // service answers names below svc.<zone>; labels are what stands before it.
-func (z *Zone) service(txn statedb.ReadTxn, name string, labels []string, qtype uint16, aliases int) Answer {
+func (z *Zone) service(v directory.View, name string, labels []string, qtype uint16, aliases int) Answer {
 	n := len(labels)
 	switch n {
 	case 0:
 		return Answer{}
 	case 1:
-		return z.namespace(txn, labels[0])
+		return z.namespace(v, labels[0])
 	}
-	svc, _, found := z.Tables.Services.Get(txn, tables.ServiceByName.Query(tables.Name{Namespace: labels[n-1], Name: labels[n-2]}))
-	if !found {
+	svc := v.Service(directory.Name{Namespace: labels[n-1], Name: labels[n-2]})
+	if svc == nil {
 		return nxdomain
 	}
-	if z.asked != nil {
-		z.asked.add(svc.Name)
+	a := z.ofService(v, svc, name, labels, qtype, aliases)
+	a.service = svc
+	return a
+}
+
+// count adds an answer to the counters of services.
+func (z *Zone) count(a Answer) {
+	if z.asked != nil && a.service != nil {
+		z.asked.add(a.service.Name)
 	}
-	if svc.Type == tables.ExternalName {
+}
+
+// ofService answers for svc, whose namespace and name are the last two of labels.
+func (z *Zone) ofService(v directory.View, svc *directory.Service, name string, labels []string, qtype uint16, aliases int) Answer {
+	n := len(labels)
+	if svc.External {
 		if n > 2 {
 			return nxdomain
 		}
-		return z.alias(txn, name, svc, qtype, aliases)
+		return z.alias(v, name, svc, qtype, aliases)
 	}
 	if !svc.Headless && len(svc.ClusterIPs) == 0 {
 		return nxdomain
 	}
-	eps := func() []endpoint { return z.endpoints(txn, svc) }
+	eps := func() []endpoint { return z.endpoints(v, svc) }
 	switch {
 	case n == 2 && !svc.Headless:
 		return Answer{Answer: z.addresses(name, svc.ClusterIPs, qtype)}
@@ -173,17 +179,17 @@ func (z *Zone) service(txn statedb.ReadTxn, name string, labels []string, qtype 
 }
 
 // namespace answers <ns>.svc.<zone>: it has no records, and exists when there is a service below it (RFC 8020).
-func (z *Zone) namespace(txn statedb.ReadTxn, ns string) Answer {
-	for range z.Tables.Services.Prefix(txn, tables.ServiceByName.Query(tables.Name{Namespace: ns})) {
+func (z *Zone) namespace(v directory.View, ns string) Answer {
+	if v.HasNamespace(ns) {
 		return Answer{}
 	}
 	return nxdomain
 }
 
 // alias answers for an ExternalName service (section 2.5). A target inside the zone is resolved here.
-func (z *Zone) alias(txn statedb.ReadTxn, name string, svc *tables.Service, qtype uint16, aliases int) Answer {
-	target := dns.Fqdn(strings.ToLower(svc.ExternalName))
-	if _, ok := dns.IsDomainName(target); !ok || svc.ExternalName == "" {
+func (z *Zone) alias(v directory.View, name string, svc *directory.Service, qtype uint16, aliases int) Answer {
+	target := dns.Fqdn(strings.ToLower(svc.Target))
+	if _, ok := dns.IsDomainName(target); !ok || svc.Target == "" {
 		return Answer{Rcode: dns.RcodeServerFailure}
 	}
 	cname := &dns.CNAME{Hdr: z.header(name, dns.TypeCNAME), Target: target}
@@ -196,7 +202,7 @@ func (z *Zone) alias(txn statedb.ReadTxn, name string, svc *tables.Service, qtyp
 	if aliases == 0 {
 		return Answer{Rcode: dns.RcodeServerFailure}
 	}
-	a := z.lookup(txn, target, qtype, aliases-1)
+	a := z.lookup(v, target, qtype, aliases-1)
 	a.Answer = append([]dns.RR{cname}, a.Answer...)
 	return a
 }
@@ -205,7 +211,7 @@ func (z *Zone) alias(txn statedb.ReadTxn, name string, svc *tables.Service, qtyp
 func (z *Zone) hostname(name, host string, eps []endpoint, qtype uint16) Answer {
 	var addrs []netip.Addr
 	for _, ep := range eps {
-		if strings.EqualFold(ep.host(), host) {
+		if ep.host() == host {
 			addrs = append(addrs, ep.addr)
 		}
 	}
@@ -216,10 +222,10 @@ func (z *Zone) hostname(name, host string, eps []endpoint, qtype uint16) Answer 
 }
 
 // emptyNonTerminal answers _<proto>.<service>...: it exists when there is an SRV record below it.
-func (z *Zone) emptyNonTerminal(svc *tables.Service, proto string, eps func() []endpoint) Answer {
+func (z *Zone) emptyNonTerminal(svc *directory.Service, proto string, eps func() []endpoint) Answer {
 	if !svc.Headless {
 		for _, p := range svc.Ports {
-			if p.Name != "" && protocolLabel(p.Protocol) == proto {
+			if "_"+p.Protocol == proto {
 				return Answer{}
 			}
 		}
@@ -227,7 +233,7 @@ func (z *Zone) emptyNonTerminal(svc *tables.Service, proto string, eps func() []
 	}
 	for _, ep := range eps() {
 		for _, p := range ep.ports {
-			if p.Name != "" && protocolLabel(p.Protocol) == proto {
+			if "_"+p.Protocol == proto {
 				return Answer{}
 			}
 		}
@@ -236,7 +242,7 @@ func (z *Zone) emptyNonTerminal(svc *tables.Service, proto string, eps func() []
 }
 
 // srv answers _<port>._<proto>.<service>... (sections 2.3.2 and 2.4.2).
-func (z *Zone) srv(name string, svc *tables.Service, port, proto string, eps func() []endpoint, qtype uint16) Answer {
+func (z *Zone) srv(name string, svc *directory.Service, port, proto string, eps func() []endpoint, qtype uint16) Answer {
 	base := svc.Name.Name + "." + svc.Name.Namespace + ".svc." + z.Domain
 	wanted := qtype == dns.TypeSRV || qtype == dns.TypeANY
 	var a Answer
@@ -251,7 +257,7 @@ func (z *Zone) srv(name string, svc *tables.Service, port, proto string, eps fun
 	}
 	if !svc.Headless {
 		for _, p := range svc.Ports {
-			if strings.EqualFold(p.Name, port) && protocolLabel(p.Protocol) == proto {
+			if p.Name == port && "_"+p.Protocol == proto {
 				record(base, p.Port, svc.ClusterIPs)
 			}
 		}
@@ -259,7 +265,7 @@ func (z *Zone) srv(name string, svc *tables.Service, port, proto string, eps fun
 		seen := map[string]bool{}
 		for _, ep := range eps() {
 			for _, p := range ep.ports {
-				if !strings.EqualFold(p.Name, port) || protocolLabel(p.Protocol) != proto {
+				if p.Name != port || "_"+p.Protocol != proto {
 					continue
 				}
 				if host := ep.host(); seen[host] {
@@ -281,14 +287,14 @@ func (z *Zone) srv(name string, svc *tables.Service, port, proto string, eps fun
 }
 
 // pod answers a-b-c-d.<ns>.pod.<zone> (section 2.6).
-func (z *Zone) pod(txn statedb.ReadTxn, name string, labels []string, qtype uint16) Answer {
+func (z *Zone) pod(v directory.View, name string, labels []string, qtype uint16) Answer {
 	switch len(labels) {
 	case 0:
 		return Answer{}
 	case 1:
-		return z.namespace(txn, labels[0])
+		return z.namespace(v, labels[0])
 	case 2:
-		if addr, ok := dashedAddr(labels[0]); ok && (z.Pods != PodsVerified || z.podExists(txn, labels[1], addr)) {
+		if addr, ok := dashedAddr(labels[0]); ok && (z.Pods != PodsVerified || z.podExists(v, labels[1], addr)) {
 			return Answer{Answer: z.addresses(name, []netip.Addr{addr}, qtype)}
 		}
 	}
@@ -297,15 +303,15 @@ func (z *Zone) pod(txn statedb.ReadTxn, name string, labels []string, qtype uint
 
 // podExists reports whether a pod of namespace ns is known to have addr. Pods of other nodes that no service selects are not known here: the node
 // watches no pods but its own.
-func (z *Zone) podExists(txn statedb.ReadTxn, ns string, addr netip.Addr) bool {
-	for pod := range z.Tables.LocalPods.List(txn, tables.LocalPodByIP.Query(addr)) {
+func (z *Zone) podExists(v directory.View, ns string, addr netip.Addr) bool {
+	for _, pod := range v.PodsAt(addr) {
 		if pod.Namespace == ns {
 			return true
 		}
 	}
-	for slice := range z.Tables.EndpointSlices.List(txn, tables.SliceByEndpoint.Query(addr)) {
+	for slice := range v.SlicesAt(addr) {
 		for i := range slice.Endpoints {
-			if ep := &slice.Endpoints[i]; ep.Addr == addr && ep.Target.Kind == "Pod" && ep.Target.Namespace == ns {
+			if ep := &slice.Endpoints[i]; ep.Addr == addr && ep.Pod && slice.Name.Namespace == ns {
 				return true
 			}
 		}
@@ -315,27 +321,32 @@ func (z *Zone) podExists(txn statedb.ReadTxn, ns string, addr netip.Addr) bool {
 
 // Reverse answers a PTR question for addr (sections 2.3.3 and 2.4.3). ok is false when the address is none of the cluster's.
 func (z *Zone) Reverse(name string, addr netip.Addr, qtype uint16) (a Answer, ok bool) {
-	txn := z.Tables.DB.ReadTxn()
+	v := z.Directory.Read()
+	defer v.Done()
+	if !v.Complete() {
+		return Answer{Rcode: dns.RcodeServerFailure}, true
+	}
 	record := func(target string) {
 		ok = true
 		if qtype == dns.TypePTR || qtype == dns.TypeANY {
 			a.Answer = append(a.Answer, &dns.PTR{Hdr: z.header(name, dns.TypePTR), Ptr: target})
 		}
 	}
-	for svc := range z.Tables.Services.List(txn, tables.ServiceByClusterIP.Query(addr)) {
+	for _, svc := range v.ServicesAt(addr) {
 		record(svc.Name.Name + "." + svc.Name.Namespace + ".svc." + z.Domain)
 	}
-	seen := map[tables.Name]bool{} // several slices of a service may hold the address
-	for slice := range z.Tables.EndpointSlices.List(txn, tables.SliceByEndpoint.Query(addr)) {
-		if seen[slice.ServiceName()] {
+	a.Serial = v.Serial()
+	var seen []directory.Name // several slices of a service may hold the address
+	for slice := range v.SlicesAt(addr) {
+		if slices.Contains(seen, slice.ServiceName()) {
 			continue
 		}
-		seen[slice.ServiceName()] = true
-		svc, _, found := z.Tables.Services.Get(txn, tables.ServiceByName.Query(slice.ServiceName()))
-		if !found || !svc.Headless {
+		seen = append(seen, slice.ServiceName())
+		svc := v.Service(slice.ServiceName())
+		if svc == nil || !svc.Headless {
 			continue
 		}
-		for _, ep := range z.endpoints(txn, svc) {
+		for _, ep := range z.endpoints(v, svc) {
 			if ep.addr == addr {
 				record(ep.host() + "." + svc.Name.Name + "." + svc.Name.Namespace + ".svc." + z.Domain)
 			}
@@ -344,21 +355,12 @@ func (z *Zone) Reverse(name string, addr netip.Addr, qtype uint16) (a Answer, ok
 	return a, ok
 }
 
-// SOA is the zone's start of authority; its minimum is the time to live of negative answers (RFC 2308).
-func (z *Zone) SOA() dns.RR {
+// SOA is the zone's start of authority at a serial; its minimum is the time to live of negative answers (RFC 2308).
+func (z *Zone) SOA(serial uint32) *dns.SOA {
 	return &dns.SOA{
 		Hdr: z.header(z.Domain, dns.TypeSOA), Ns: z.nsName(), Mbox: "hostmaster." + z.Domain,
-		Serial: z.serial(), Refresh: 7200, Retry: 1800, Expire: 86400, Minttl: z.TTL,
+		Serial: serial, Refresh: 7200, Retry: 1800, Expire: 86400, Minttl: z.TTL,
 	}
-}
-
-// started makes serials grow over restarts of the server, as long as the tables change less than once a second on the long average.
-var started = uint64(time.Now().Unix())
-
-// serial grows with every change of a row that records are made of.
-func (z *Zone) serial() uint32 {
-	txn := z.Tables.DB.ReadTxn()
-	return uint32(started + z.Tables.Services.Revision(txn) + z.Tables.EndpointSlices.Revision(txn))
 }
 
 func (z *Zone) header(name string, rrtype uint16) dns.RR_Header {

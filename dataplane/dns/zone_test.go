@@ -6,6 +6,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/fairlead/fairlead/dataplane/dns/directory"
+	"github.com/fairlead/fairlead/dataplane/dns/feed"
 	"github.com/fairlead/fairlead/dataplane/tables"
 )
 
@@ -128,7 +131,7 @@ var specification = []struct {
 }
 
 func TestSpecification(t *testing.T) {
-	z := &Zone{Domain: "cluster.local.", TTL: 5, Pods: PodsInsecure, Tables: testTables(t)}
+	z := &Zone{Domain: "cluster.local.", TTL: 5, Pods: PodsInsecure, Directory: feed.Load(testTables(t))}
 	for _, tc := range specification {
 		t.Run(tc.about, func(t *testing.T) {
 			a := z.Lookup(tc.name, tc.qtype)
@@ -146,7 +149,7 @@ func TestSpecification(t *testing.T) {
 }
 
 func TestReverse(t *testing.T) {
-	z := &Zone{Domain: "cluster.local.", TTL: 5, Tables: testTables(t)}
+	z := &Zone{Domain: "cluster.local.", TTL: 5, Directory: feed.Load(testTables(t))}
 	for about, tc := range map[string]struct {
 		addr, want string
 	}{
@@ -180,6 +183,38 @@ func records(rrs []dns.RR) []string {
 	return out
 }
 
+// follow returns a directory that follows tb until the test ends, as early as the tables exist.
+func follow(t testing.TB, tb *tables.Tables) *directory.Directory {
+	t.Helper()
+	d := directory.New()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- feed.Follow(ctx, tb, true, func(b *directory.Batch) error { d.Apply(b); return nil }) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+// reached waits until d is what tb was changed to: the tables' rows arrive within moments.
+func reached(t testing.TB, d *directory.Directory, what string, yes func(directory.View) bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+		v := d.Read()
+		ok := yes(v)
+		v.Done()
+		if ok {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the directory does not reach: %s", what)
+		}
+	}
+}
+
 func TestServerOnTheWire(t *testing.T) {
 	tb := testTables(t)
 	wtxn := tb.DB.WriteTxn(tb.Services, tb.EndpointSlices)
@@ -190,8 +225,9 @@ func TestServerOnTheWire(t *testing.T) {
 	port := freePort(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
+	dir := follow(t, tb)
 	go func() {
-		done <- Run(ctx, Config{Tables: tb, Domain: "cluster.local", Listen: []netip.Addr{addr("127.0.0.1")}, Port: port})
+		done <- Run(ctx, Config{Directory: dir, Domain: "cluster.local", Listen: []netip.Addr{addr("127.0.0.1")}, Port: port})
 	}()
 	defer func() {
 		cancel()
@@ -220,6 +256,7 @@ func TestServerOnTheWire(t *testing.T) {
 	syncServices(wtxn)
 	syncSlices(wtxn)
 	wtxn.Commit()
+	reached(t, dir, "complete", directory.View.Complete)
 
 	for _, network := range []string{"udp", "tcp"} {
 		r, err := ask(network, "Web.deFault.svc.cluster.local.", dns.TypeA)
@@ -245,10 +282,13 @@ func TestServerOnTheWire(t *testing.T) {
 		}
 	}
 
-	// What the tables say changes with the next question.
+	// What the directory says changes with the next question.
 	wtxn = tb.DB.WriteTxn(tb.Services)
 	tb.Services.Insert(wtxn, &tables.Service{Name: tables.Name{Namespace: "default", Name: "none"}, ClusterIPs: []netip.Addr{addr("10.96.0.99")}})
 	wtxn.Commit()
+	reached(t, dir, "service none", func(v directory.View) bool {
+		return v.Service(directory.Name{Namespace: "default", Name: "none"}) != nil
+	})
 	if r, err = ask("udp", "none.default.svc.cluster.local.", dns.TypeA); err != nil || len(r.Answer) != 1 {
 		t.Errorf("a service made after its name was asked for is not found: %v %v", r, err)
 	}
@@ -258,7 +298,7 @@ func FuzzLookup(f *testing.F) {
 	for _, tc := range specification {
 		f.Add(tc.name, tc.qtype)
 	}
-	z := &Zone{Domain: "cluster.local.", TTL: 5, Pods: PodsInsecure, Tables: testTables(f)}
+	z := &Zone{Domain: "cluster.local.", TTL: 5, Pods: PodsInsecure, Directory: feed.Load(testTables(f))}
 	f.Fuzz(func(t *testing.T, name string, qtype uint16) {
 		name = strings.ToLower(dns.Fqdn(name))
 		if _, ok := dns.IsDomainName(name); !ok || !dns.IsSubDomain(z.Domain, name) {
