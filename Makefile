@@ -34,10 +34,10 @@ deps: ## Install every Debian package that building, running and testing need
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
 
 .PHONY: build
-build: bin/fairlead bin/fairlead-shim bin/fairlead-cni bin/flctl ## Build the executables into bin/
+build: bin/fairlead bin/fairlead-shim bin/fairlead-dns bin/fairlead-cni bin/flctl ## Build the executables into bin/
 
-.PHONY: bin/fairlead bin/fairlead-shim bin/fairlead-cni bin/flctl
-bin/fairlead bin/fairlead-shim bin/fairlead-cni bin/flctl:
+.PHONY: bin/fairlead bin/fairlead-shim bin/fairlead-dns bin/fairlead-cni bin/flctl
+bin/fairlead bin/fairlead-shim bin/fairlead-dns bin/fairlead-cni bin/flctl:
 	$(GO) build -ldflags '$(LDFLAGS)' -o $@ ./cmd/$(@F)
 
 .PHONY: generate

@@ -12,6 +12,8 @@ import (
 
 	"github.com/fairlead/fairlead/dataplane/cluster"
 	"github.com/fairlead/fairlead/dataplane/dns"
+	"github.com/fairlead/fairlead/dataplane/dns/directory"
+	"github.com/fairlead/fairlead/dataplane/dns/feed"
 	"github.com/fairlead/fairlead/dataplane/tables"
 )
 
@@ -68,11 +70,16 @@ func runDNS(ctx context.Context, kubeconfig string, cfg dns.Config) error {
 	if err != nil {
 		return err
 	}
-	if cfg.Tables, err = tables.New(cluster.Filler); err != nil {
+	t, err := tables.New(cluster.Filler)
+	if err != nil {
 		return err
 	}
+	cfg.Directory = directory.New()
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return cluster.Run(ctx, cluster.Config{Client: client, Tables: cfg.Tables}) })
+	g.Go(func() error { return cluster.Run(ctx, cluster.Config{Client: client, Tables: t}) })
+	g.Go(func() error {
+		return feed.Follow(ctx, t, true, func(b *directory.Batch) error { cfg.Directory.Apply(b); return nil })
+	})
 	if cfg.Corefile == "" {
 		texts := make(chan string)
 		cfg.Corefiles = texts

@@ -24,7 +24,7 @@ import (
 	"github.com/fairlead/fairlead/controlplane/auth/discovery"
 	"github.com/fairlead/fairlead/dataplane/agent"
 	"github.com/fairlead/fairlead/dataplane/containerd"
-	"github.com/fairlead/fairlead/dataplane/dns"
+	"github.com/fairlead/fairlead/dataplane/dns/link"
 	"github.com/fairlead/fairlead/dataplane/kubelet"
 	"github.com/fairlead/fairlead/dataplane/network"
 	"github.com/fairlead/fairlead/dataplane/route"
@@ -131,7 +131,7 @@ func (o *nodeOptions) config() (agent.Config, error) {
 		NodeName: name, NodeIPs: ips, DataDir: data, RunDir: o.runDir, PinDir: o.pinDir, CgroupRoot: cgroupRoot,
 		ClusterCIDRs: clusterCIDRs, PodNetwork: true, Mode: mode,
 		CNI:        install.Options{BinDir: filepath.Join(data, "cni", "bin"), ConfDir: filepath.Join(data, "cni", "net.d")},
-		DNS:        dns.Config{Domain: o.clusterDomain, Upstreams: upstream},
+		DNS:        link.Settings{Domain: o.clusterDomain, Upstreams: upstream},
 		Registerer: prometheus.DefaultRegisterer,
 	}
 	return cfg, nil

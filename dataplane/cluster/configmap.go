@@ -14,8 +14,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// WatchConfigMap sends the value of one key of one ConfigMap to out whenever it changes, "" when there is none, until ctx ends. The value before the
-// first is taken to be "". The client's user must be allowed to list and watch that ConfigMap by its name.
+// WatchConfigMap sends the value of one key of one ConfigMap to out, "" when there is none, and again whenever it changes, until ctx ends. The client's user must be allowed to list and watch that ConfigMap by its name.
 func WatchConfigMap(ctx context.Context, c kubernetes.Interface, namespace, name, key string, out chan<- string) {
 	one := func(o *metav1.ListOptions) {
 		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()
@@ -38,6 +37,7 @@ func WatchConfigMap(ctx context.Context, c kubernetes.Interface, namespace, name
 type configMapValue struct {
 	ctx             context.Context // ends a send that nobody takes any more
 	name, key, last string
+	sent            bool
 	out             chan<- string
 }
 
@@ -60,12 +60,12 @@ func (v *configMapValue) set(obj any) error {
 	if m, ok := obj.(*corev1.ConfigMap); ok {
 		value = m.Data[v.key]
 	}
-	if value == v.last {
+	if v.sent && value == v.last {
 		return nil
 	}
 	select {
 	case v.out <- value:
-		v.last = value
+		v.last, v.sent = value, true
 	case <-v.ctx.Done():
 	}
 	return nil

@@ -46,6 +46,8 @@ type Config struct {
 	// Sockets are UDP sockets that the server reads beside its own, opened with OpenSockets for its addresses; whoever gave them goes on holding them. None: the
 	// server opens them itself. Run closes them.
 	Sockets []*os.File
+	// OnServing is called once the server answers. May be nil.
+	OnServing func()
 	// ResolvConf is the file with the node's search list; default /etc/resolv.conf.
 	ResolvConf string
 }
@@ -63,7 +65,6 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	defer front.close()
 	text := cfg.Corefile
 	instance, err := cfg.load(nil, front, text)
 	if err != nil && text != "" && cfg.Corefiles != nil { // the cluster's is broken: names inside must go on working
@@ -73,9 +74,11 @@ func Run(ctx context.Context, cfg Config) error {
 		instance, err = cfg.load(nil, front, text)
 	}
 	if err != nil {
+		front.close()
 		return fmt.Errorf("start DNS server: %w", err)
 	}
 	defer func() {
+		front.close() // while what it leaves is still answered
 		for _, err := range instance.ShutdownCallbacks() {
 			logger.Error(err, "DNS server's end")
 		}
@@ -91,6 +94,9 @@ func Run(ctx context.Context, cfg Config) error {
 		defer stop()
 	}
 	logger.Info("DNS server answers", "domain", cfg.Domain, "listen", cfg.Listen, "port", cfg.port(), "upstreams", cfg.Upstreams)
+	if cfg.OnServing != nil {
+		cfg.OnServing()
+	}
 	for {
 		select {
 		case <-ctx.Done():

@@ -26,7 +26,7 @@ import (
 	"github.com/fairlead/fairlead/cni/install"
 	"github.com/fairlead/fairlead/dataplane/cluster"
 	"github.com/fairlead/fairlead/dataplane/dns"
-	"github.com/fairlead/fairlead/dataplane/dns/control"
+	"github.com/fairlead/fairlead/dataplane/dns/link"
 	"github.com/fairlead/fairlead/dataplane/loadbalancer"
 	"github.com/fairlead/fairlead/dataplane/loader"
 	"github.com/fairlead/fairlead/dataplane/podnet"
@@ -58,8 +58,8 @@ type Config struct {
 	// CNI says where plugin and configuration are installed once pods can be connected.
 	CNI install.Options
 
-	// DNS serves the cluster domain on the node's addresses when its Domain is not empty. Tables and Listen are filled in.
-	DNS dns.Config
+	// DNS are the settings of the node's server of cluster names; with no Domain there is none. Listen and Control are filled in.
+	DNS link.Settings
 
 	Registerer prometheus.Registerer
 }
@@ -97,12 +97,7 @@ func Run(ctx context.Context, cfg Config) error {
 			cluster.WatchConfigMap(ctx, cfg.Client, dns.ConfigMapNamespace, dns.ConfigMapName, dns.ConfigMapKey, corefiles)
 			return nil
 		})
-		g.Go(func() error {
-			server := cfg.DNS
-			server.Tables, server.Listen = t, cfg.NodeIPs
-			server.Socket, server.Corefiles = filepath.Join(cfg.RunDir, control.SocketName), corefiles
-			return named("DNS", dns.Run(ctx, server))
-		})
+		g.Go(func() error { return named("DNS", cfg.keepDNS(ctx, t, corefiles)) })
 	}
 	return g.Wait()
 }

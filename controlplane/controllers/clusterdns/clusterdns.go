@@ -2,8 +2,8 @@
 
 // Package clusterdns publishes the nodes' own DNS servers as the Service kube-system/kube-dns, which every Kubernetes client expects.
 //
-// It watches Nodes, that Service and its EndpointSlices; it writes the Service (when absent) and one endpoint for each node that has a Ready
-// condition, hinted to its own node, so that a node's clients use the node's server and fall over to others when it is not ready. A kube-dns Service
+// It watches Nodes, that Service and its EndpointSlices; it writes the Service (when absent) and one endpoint for each node, ready when the node is and
+// its DNS server answers, hinted to its own node, so that a node's clients use the node's server and fall over to others when it is not ready. A kube-dns Service
 // with a selector belongs to somebody else's DNS deployment: then nothing is written.
 package clusterdns
 
@@ -36,6 +36,8 @@ const (
 	serviceName = "kube-dns"
 	managedBy   = "clusterdns.fairlead.io"
 	servicePort = 53
+	// annotationDNS is "down" on a Node whose DNS server does not answer; the node's agent writes it.
+	annotationDNS = "fairlead.io/dns"
 	// perSlice bounds the endpoints of a slice, so that a change of one node does not send every node to every watcher.
 	perSlice = 500
 	// everything is the only key: the Service and its slices are computed as a whole.
@@ -224,6 +226,7 @@ func facts(n *corev1.Node) nodeFacts {
 	for _, c := range n.Status.Conditions {
 		f.ready = f.ready || c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
 	}
+	f.ready = f.ready && n.Annotations[annotationDNS] != "down"
 	for _, a := range n.Status.Addresses {
 		ip, err := netip.ParseAddr(a.Address)
 		if a.Type != corev1.NodeInternalIP || err != nil {

@@ -15,6 +15,8 @@ import (
 
 	"github.com/fairlead/fairlead/dataplane/cluster"
 	"github.com/fairlead/fairlead/dataplane/dns"
+	"github.com/fairlead/fairlead/dataplane/dns/directory"
+	"github.com/fairlead/fairlead/dataplane/dns/feed"
 	"github.com/fairlead/fairlead/dataplane/tables"
 )
 
@@ -38,8 +40,12 @@ func serve(ctx context.Context, o options) error {
 	w.Commit()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return cluster.Run(ctx, cluster.Config{Client: client, Tables: t}) })
+	d := directory.New()
 	g.Go(func() error {
-		return dns.Run(ctx, dns.Config{Tables: t, Domain: "cluster.local", Listen: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Port: o.port, Upstreams: []string{o.upstream}, ResolvConf: "/dev/null"})
+		return feed.Follow(ctx, t, false, func(b *directory.Batch) error { d.Apply(b); return nil })
+	})
+	g.Go(func() error {
+		return dns.Run(ctx, dns.Config{Directory: d, Domain: "cluster.local", Listen: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Port: o.port, Upstreams: []string{o.upstream}, ResolvConf: "/dev/null"})
 	})
 	return g.Wait()
 }
