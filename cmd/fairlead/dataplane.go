@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/fairlead/fairlead/cni/install"
@@ -95,8 +96,21 @@ func (o *dataplaneOptions) run(ctx context.Context) error {
 		if cfg.CgroupRoot, err = cgroup2Root(); err != nil {
 			return err
 		}
+	} else if cfg.CgroupRoot, err = cgroup2Below(cfg.CgroupRoot); err != nil {
+		return err
 	}
 	return network.Run(ctx, cfg)
+}
+
+// cgroup2Below returns dir if it is on cgroup2, else dir/unified, where hosts with both versions have it.
+func cgroup2Below(dir string) (string, error) {
+	for _, d := range []string{dir, filepath.Join(dir, "unified")} {
+		var fs unix.Statfs_t
+		if err := unix.Statfs(d, &fs); err == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC {
+			return d, nil
+		}
+	}
+	return "", fmt.Errorf("--cgroup %s: neither it nor %s/unified is a cgroup2 directory; mount -t cgroup2 none %s/unified on the host", dir, dir, dir)
 }
 
 // remove takes the dataplane off this node. Pods that it connected lose their network.

@@ -39,6 +39,7 @@ type nodeOptions struct {
 	clusterDomain   string
 	runtimeEndpoint string
 	overlay         string
+	noNetwork       bool
 	labels          map[string]string
 	upstreamDNS     []string
 	serviceCIDRs    []string
@@ -58,6 +59,7 @@ func (o *nodeOptions) register(f *pflag.FlagSet) {
 	f.StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
 	f.StringVar(&o.runtimeEndpoint, "container-runtime-endpoint", "", "use this CRI runtime (unix:///PATH) instead of the embedded containerd")
 	f.StringVar(&o.overlay, "overlay", "auto", "how pods reach other nodes: auto, native, vxlan")
+	f.BoolVar(&o.noNetwork, "no-network", false, "leave pods' network, Services and cluster DNS to what is installed as pods; CNI plugins are taken from /opt/cni/bin and /etc/cni/net.d")
 	f.StringToStringVar(&o.labels, "node-label", nil, "labels for the node, KEY=VALUE")
 	f.StringSliceVar(&o.upstreamDNS, "upstream-dns", nil, "servers for names outside the cluster (default: those of /etc/resolv.conf)")
 }
@@ -116,6 +118,9 @@ func (o *nodeOptions) config() (agent.Config, error) {
 		DataDir: filepath.Join(data, "containerd"), RunDir: filepath.Join(o.runDir, "containerd"),
 		CNIConfDir: filepath.Join(data, "cni", "net.d"), CNIBinDirs: []string{filepath.Join(data, "cni", "bin"), "/usr/lib/cni", "/opt/cni/bin"},
 		ImagesDir: filepath.Join(o.dataDir, "images"),
+	}
+	if o.noNetwork {
+		cfg.NoNetwork, cfg.Containerd.CNIConfDir, cfg.Containerd.CNIBinDirs = true, "/etc/cni/net.d", []string{"/opt/cni/bin"}
 	}
 	cfg.Kubelet = kubelet.Config{
 		NodeName: name, NodeIPs: o.ips, Kubeconfig: o.kubeconfig, BootstrapKubeconfig: o.bootstrapKubeconfig,

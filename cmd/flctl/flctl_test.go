@@ -186,3 +186,35 @@ func TestVerifyFinds(t *testing.T) {
 		t.Errorf("without names: %v\n%s", err, out)
 	}
 }
+
+func TestHealthReadsTheAgentsReport(t *testing.T) {
+	dir := t.TempDir()
+	show := func(args ...string) (string, error) {
+		var out bytes.Buffer
+		root := newRoot(&environment{out: &out, err: &out})
+		root.SetArgs(append([]string{"health", "--run-dir", dir}, args...))
+		err := root.Execute()
+		return out.String(), err
+	}
+	if _, err := show(); err == nil || !strings.Contains(err.Error(), "--run-dir") {
+		t.Errorf("without a report: %v", err)
+	}
+	report := `[{"node":"worker-1","addr":"10.244.1.1","reachable":true,"latency":187654,"sent":9,"lost":0},{"node":"worker-2","addr":"fd00::1","reachable":false,"latency":0,"sent":9,"lost":9}]`
+	if err := os.WriteFile(filepath.Join(dir, "peers.json"), []byte(report), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := show()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(out, "\n")
+	if f := strings.Fields(lines[1]); strings.Join(f, " ") != "worker-1 10.244.1.1 reachable 188µs" {
+		t.Errorf("%q", f)
+	}
+	if f := strings.Fields(lines[2]); strings.Join(f, " ") != "worker-2 fd00::1 unreachable -" {
+		t.Errorf("%q", f)
+	}
+	if out, err := show("-o", "json"); err != nil || !strings.Contains(out, `"node": "worker-2"`) {
+		t.Errorf("%v\n%s", err, out)
+	}
+}

@@ -23,6 +23,7 @@ type environment struct {
 	out, err io.Writer
 	pinDir   string
 	stateDir string
+	runDir   string
 	output   string
 	watch    time.Duration
 }
@@ -37,8 +38,9 @@ func newRoot(env *environment) *cobra.Command {
 	f := root.PersistentFlags()
 	f.StringVar(&env.pinDir, "pin-dir", loader.DefaultPinDir, "directory of the pinned maps and links")
 	f.StringVar(&env.stateDir, "state-dir", "/var/lib/fairlead/agent/loadbalancer", "directory of the agent's names file")
+	f.StringVar(&env.runDir, "run-dir", "/run/fairlead", "directory of the agent's sockets and reports")
 	f.StringVarP(&env.output, "output", "o", "table", "table, wide, json or yaml")
-	root.AddCommand(env.lbCommand(), env.ctCommand(), env.natCommand(), env.mapCommand(), env.progCommand(), env.metricsCommand(), env.statusCommand(), env.verifyCommand(), env.dnsCommand())
+	root.AddCommand(env.lbCommand(), env.ctCommand(), env.natCommand(), env.mapCommand(), env.progCommand(), env.metricsCommand(), env.statusCommand(), env.healthCommand(), env.verifyCommand(), env.dnsCommand())
 	return root
 }
 

@@ -32,6 +32,8 @@ type Config struct {
 	// Containerd is the embedded runtime. With RuntimeEndpoint set (unix:///...) that CRI runtime is used and none is started.
 	Containerd      containerd.Config
 	RuntimeEndpoint string
+	// NoNetwork leaves pods' network, Services and cluster DNS to others, such as a CNI plugin and a service proxy that run as pods.
+	NoNetwork bool
 	// OnReady is called once the node is registered and its pods are watched. May be nil.
 	OnReady func()
 }
@@ -71,7 +73,9 @@ func Run(ctx context.Context, cfg Config) error {
 	} else {
 		close(runtimeReady)
 	}
-	g.Go(func() error { return network.Run(ctx, cfg.Network) })
+	if !cfg.NoNetwork {
+		g.Go(func() error { return network.Run(ctx, cfg.Network) })
+	}
 	g.Go(func() error {
 		select {
 		case <-ctx.Done():

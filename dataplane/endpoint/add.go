@@ -191,8 +191,14 @@ func (s *Server) del(ctx context.Context, key string) error {
 	return s.delLocked(ctx, key)
 }
 
-// delLocked removes the pod: first its row, and with it everything in the kernel; then its addresses; last its file. Removing an absent pod returns nil.
+// delLocked removes the pod: its interface, its row and with it everything else in the kernel, then its addresses, last its file. Removing an absent pod returns nil.
 func (s *Server) delLocked(ctx context.Context, key string) error {
+	// The device goes first and here, not by the reconciler: the kernel takes an RCU barrier's time for it, and pods that end together need not wait for each other's.
+	if pod := s.load(key); pod != nil && pod.HostIf != "" && !pod.Chained {
+		if err := removeLink(pod.HostIf); err != nil {
+			return err
+		}
+	}
 	txn := s.cfg.Tables.DB.WriteTxn(s.cfg.Tables.LocalPods)
 	_, had, err := s.cfg.Tables.LocalPods.Delete(txn, &tables.LocalPod{ID: key})
 	if err != nil {
@@ -206,7 +212,7 @@ func (s *Server) delLocked(ctx context.Context, key string) error {
 			return err
 		}
 	} else if pod := s.load(key); pod != nil && pod.HostIf != "" && !pod.Chained {
-		// An ADD that did not get as far as its row.
+		// An ADD that did not get as far as its row: its pins may be there.
 		if err := s.rec.removePair(pod.HostIf); err != nil {
 			return err
 		}

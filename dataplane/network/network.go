@@ -116,10 +116,12 @@ func (cfg Config) loadBalancer(l *loader.Loader, t *tables.Tables) loadbalancer.
 // runPodNetwork runs the pod network and, from the moment it can connect pods, keeps the CNI plugin installed.
 func runPodNetwork(ctx context.Context, cfg Config, l *loader.Loader, t *tables.Tables) error {
 	ready := make(chan struct{})
+	events := newNodeEvents(ctx, cfg.Client, cfg.NodeName)
+	defer events.stop()
 	pods := podnet.Config{
 		NodeName: cfg.NodeName, DataDir: cfg.DataDir, RunDir: cfg.RunDir, Loader: l, Tables: t, Uplinks: cfg.Uplinks, Mode: cfg.Mode,
 		NodeIPs: cfg.NodeIPs, PodCIDRs: cfg.ClusterCIDRs, Registerer: cfg.Registerer,
-		Sandboxes: cfg.Sandboxes, OnReady: func() { close(ready) },
+		Sandboxes: cfg.Sandboxes, OnExhausted: events.exhausted, OnReady: func() { close(ready) },
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return podnet.Run(ctx, pods) })

@@ -16,6 +16,8 @@ var hostDirs = [][2]string{
 	{"/var/lib/kubelet", "kubelet"},
 	{"/var/log", "log"},
 	{"/tmp", "tmp"},
+	{"/etc/cni/net.d", "cni-conf"}, // for nodes whose network is installed as pods
+	{"/opt/cni/bin", "cni-bin"},
 }
 
 // mount is one call of mount(2).

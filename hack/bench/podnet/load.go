@@ -18,7 +18,31 @@ import (
 	"github.com/fairlead/fairlead/dataplane/podnet/nettest"
 )
 
-// The request generator makes blocking system calls on one thread, so that what it measures is the network and not an event loop.
+// The request generator makes blocking system calls on one thread, so that what it measures is the network and not an event loop. Client and server share one CPU: then a request costs what
+// the path costs. On two CPUs each would wake the other out of idle twice per request, which takes a virtual machine longer than everything else and differs from run to run.
+// Streams have a CPU at each end.
+
+const requestCPU = 0
+
+// pin binds the calling process, before it has made threads of its own, and what it starts to one CPU.
+func pin() error {
+	var set unix.CPUSet
+	set.Set(requestCPU)
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return err
+	}
+	for _, t := range tasks {
+		tid, err := strconv.Atoi(t.Name())
+		if err == nil {
+			err = unix.SchedSetaffinity(tid, &set)
+		}
+		if err != nil {
+			return fmt.Errorf("bind to CPU %d: %w", requestCPU, err)
+		}
+	}
+	return nil
+}
 
 const loadPort = 9100
 
@@ -77,7 +101,7 @@ func ask(kind string) func(path, time.Duration) (float64, error) {
 
 func iperf(streams int) func(path, time.Duration) (float64, error) {
 	return func(p path, each time.Duration) (float64, error) {
-		cmd := exec.Command("iperf3", "-c", p.addr.String(), "-P", strconv.Itoa(streams), "-t", fmt.Sprintf("%.0f", max(1, each.Seconds())), "-J")
+		cmd := exec.Command("iperf3", "-c", p.addr.String(), "-P", strconv.Itoa(streams), "-A", "0,1", "-t", fmt.Sprintf("%.0f", max(1, each.Seconds())), "-J")
 		var out []byte
 		var err error
 		p.from.Do(func() { out, err = cmd.Output() })
@@ -112,6 +136,9 @@ func family(a netip.Addr) int {
 
 // serveLoad answers every byte with a byte, by TCP and UDP, until it is killed.
 func serveLoad(args []string) error {
+	if err := pin(); err != nil {
+		return err
+	}
 	addr, err := netip.ParseAddr(args[0])
 	if err != nil {
 		return err
@@ -170,6 +197,9 @@ func serveLoad(args []string) error {
 
 // askLoad prints the rate of one kind of transaction: "rr" on one connection, "crr" with a connection each, "udp".
 func askLoad(args []string) error {
+	if err := pin(); err != nil {
+		return err
+	}
 	kind := args[0]
 	addr, err := netip.ParseAddr(args[1])
 	if err != nil {

@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -30,7 +32,9 @@ func main() {
 	each := flag.Duration("time", 2*time.Second, "length of one measurement")
 	out := flag.String("out", "out/bench", "folder of the JSON report")
 	plugin := flag.String("plugin", "bin/fairlead-cni", "our CNI plugin")
+	only := flag.String("only", "", "measure only what has this in its name, such as TCP or ADD")
 	flag.Parse()
+	metrics = slices.DeleteFunc(metrics, func(m metric) bool { return !strings.Contains(m.name, *only) })
 	exit(run(*rounds, *each, *out, *plugin))
 }
 
