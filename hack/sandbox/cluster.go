@@ -76,8 +76,8 @@ func waitReadyz(ctx context.Context, c kubernetes.Interface) error {
 	return nil
 }
 
-// waitNodesReady waits until every node of the topology is Ready and says each one's time.
-func waitNodesReady(ctx context.Context, c kubernetes.Interface, t Topology, p *progress) error {
+// waitNodes waits until every node of the topology is registered and, with ready, Ready, and says each one's time.
+func waitNodes(ctx context.Context, c kubernetes.Interface, t Topology, p *progress, ready bool) error {
 	missing := map[string]string{}
 	for _, h := range t.Nodes() {
 		missing[h.Name] = "not registered"
@@ -100,6 +100,9 @@ func waitNodesReady(ctx context.Context, c kubernetes.Interface, t Topology, p *
 				if cond.Status == corev1.ConditionTrue {
 					delete(missing, n.Name)
 					p.done("node " + n.Name + " is Ready")
+				} else if !ready {
+					delete(missing, n.Name)
+					p.done("node " + n.Name + " is registered")
 				} else {
 					missing[n.Name] = cond.Message
 				}

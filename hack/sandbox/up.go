@@ -30,6 +30,7 @@ type UpOptions struct {
 	Images          []string // image archives imported by every node
 	ExtraArgs       []string // for every server and agent
 	ServerOnlyTaint bool     // keep ordinary pods off the servers
+	NoNetwork       bool     // the nodes' network is installed later, as on somebody else's cluster: Up waits only until the nodes are registered
 	Out             io.Writer
 }
 
@@ -127,7 +128,7 @@ func (s *Sandbox) Up(ctx context.Context, o UpOptions) error {
 			return err
 		}
 	}
-	if err := waitNodesReady(ctx, c, topo, progress); err != nil {
+	if err := waitNodes(ctx, c, topo, progress, !o.NoNetwork); err != nil {
 		return s.explain("", err)
 	}
 	fmt.Fprintf(o.Out, "\nexport KUBECONFIG=%s\n", s.Kubeconfig())
@@ -168,6 +169,9 @@ func (s *Sandbox) mainArgs(h Host, t Topology, o UpOptions) []string {
 	}
 	if t.Routed {
 		args = append(args, "--overlay=vxlan")
+	}
+	if o.NoNetwork {
+		args = append(args, "--no-network")
 	}
 	return append(args, o.ExtraArgs...)
 }

@@ -140,7 +140,7 @@ func TestPrivileges(t *testing.T) {
 	if sc["privileged"] != false || sc["allowPrivilegeEscalation"] != false || sc["readOnlyRootFilesystem"] != true {
 		t.Errorf("%v", sc)
 	}
-	if got := fmt.Sprint(sc["capabilities"].(object)["add"]); got != "[BPF PERFMON NET_ADMIN SYS_ADMIN SYS_RESOURCE]" {
+	if got := fmt.Sprint(sc["capabilities"].(object)["add"]); got != "[BPF PERFMON NET_ADMIN SYS_ADMIN]" {
 		t.Error("capabilities", got)
 	}
 	for _, r := range objects["ClusterRole/fairlead-dataplane"]["rules"].([]any) {
