@@ -28,6 +28,7 @@ import (
 	"github.com/fairlead/fairlead/dataplane/kubelet"
 	"github.com/fairlead/fairlead/dataplane/network"
 	"github.com/fairlead/fairlead/dataplane/route"
+	"github.com/fairlead/fairlead/dataplane/servers"
 )
 
 // nodeOptions are the flags of a node; `fairlead server` and `fairlead agent` share them.
@@ -48,6 +49,7 @@ type nodeOptions struct {
 	// Set by the command, not by flags.
 	kubeconfig, bootstrapKubeconfig string
 	servingCert, clientCA           string
+	servers                         *servers.List
 }
 
 func (o *nodeOptions) register(f *pflag.FlagSet) {
@@ -126,7 +128,7 @@ func (o *nodeOptions) config() (agent.Config, error) {
 		NodeName: name, NodeIPs: o.ips, Kubeconfig: o.kubeconfig, BootstrapKubeconfig: o.bootstrapKubeconfig,
 		DataDir: filepath.Join(data, "kubelet"), StaticPodDir: filepath.Join(o.dataDir, "manifests"),
 		TLSCertFile: o.servingCert, TLSKeyFile: o.servingCert, ServerTLSBootstrap: o.servingCert == "", ClientCAFile: o.clientCA,
-		ClusterDNS: clusterDNS, ClusterDomain: o.clusterDomain, Labels: o.labels,
+		Servers: o.servers, ClusterDNS: clusterDNS, ClusterDomain: o.clusterDomain, Labels: o.labels,
 	}
 	upstream := o.upstreamDNS
 	if len(upstream) == 0 {
@@ -194,6 +196,9 @@ func (o *agentOptions) run(ctx context.Context) error {
 	}
 	o.node.bootstrapKubeconfig, o.node.clientCA = filepath.Join(dir, "bootstrap.kubeconfig"), filepath.Join(dir, "ca.crt")
 	if err := os.WriteFile(o.node.clientCA, ca, 0o644); err != nil {
+		return err
+	}
+	if o.node.servers, err = servers.Open(filepath.Join(dir, "servers.json"), o.join.server); err != nil {
 		return err
 	}
 	if err := clientcmd.WriteToFile(bootstrapConfig(o.join.server, ca, token), o.node.bootstrapKubeconfig); err != nil {

@@ -76,6 +76,9 @@ func Run(ctx context.Context, cfg Config) error {
 	if !cfg.NoNetwork {
 		g.Go(func() error { return network.Run(ctx, cfg.Network) })
 	}
+	if cfg.Kubelet.Servers != nil {
+		g.Go(func() error { return cfg.Kubelet.Servers.Run(ctx, client) })
+	}
 	g.Go(func() error {
 		select {
 		case <-ctx.Done():

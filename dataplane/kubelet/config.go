@@ -16,6 +16,7 @@ import (
 
 	"github.com/fairlead/fairlead/dataplane/kubelet/node"
 	"github.com/fairlead/fairlead/dataplane/kubelet/shutdown"
+	"github.com/fairlead/fairlead/dataplane/servers"
 )
 
 // Version is the Kubernetes version the node reports.
@@ -35,6 +36,8 @@ type Config struct {
 	REST                *rest.Config
 	Kubeconfig          string
 	BootstrapKubeconfig string
+	// Servers are the API servers behind BootstrapKubeconfig's; nil means that there is only that one.
+	Servers *servers.List
 
 	// DataDir holds pods' volumes, certificates and state. Default: /var/lib/fairlead/agent/kubelet.
 	DataDir string

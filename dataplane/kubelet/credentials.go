@@ -22,6 +22,8 @@ import (
 	"k8s.io/client-go/util/certificate"
 	"k8s.io/client-go/util/connrotation"
 	"k8s.io/klog/v2"
+
+	"github.com/fairlead/fairlead/dataplane/servers"
 )
 
 // Credentials returns the node's way to the API server, for parts of the agent that start beside the kubelet: pass it on as Config.REST. It
@@ -75,7 +77,17 @@ func bootstrapped(ctx context.Context, cfg Config, bootstrap *rest.Config, runni
 	if err != nil {
 		return nil, fmt.Errorf("kubelet: certificates: %w", err)
 	}
+	var dialer Dialer = cfg.Servers
+	if cfg.Servers == nil {
+		dialer = connrotation.NewDialer((&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext)
+	}
 	anonymous := rest.AnonymousClientConfig(bootstrap)
+	connect := func(identity *rest.Config, current func() *tls.Certificate) *rest.Config {
+		out := rest.CopyConfig(identity)
+		out.Transport = transportFor(anonymous, dialer, cfg.Servers != nil, current)
+		out.TLSClientConfig = rest.TLSClientConfig{}
+		return out
+	}
 	manager, err := certificate.NewManager(&certificate.Config{
 		Name: "kubelet client", SignerName: certificates.KubeAPIServerClientKubeletSignerName,
 		Template: &x509.CertificateRequest{Subject: pkix.Name{CommonName: "system:node:" + cfg.NodeName, Organization: []string{"system:nodes"}}},
@@ -85,12 +97,9 @@ func bootstrapped(ctx context.Context, cfg Config, bootstrap *rest.Config, runni
 		CertificateStore: store, Ctx: &ctx,
 		ClientsetFn: func(current *tls.Certificate) (kubernetes.Interface, error) {
 			if current == nil || current.Leaf != nil && time.Now().After(current.Leaf.NotAfter) {
-				return kubernetes.NewForConfig(bootstrap)
+				return kubernetes.NewForConfig(connect(bootstrap, func() *tls.Certificate { return nil }))
 			}
-			own := rest.CopyConfig(anonymous)
-			own.Transport = &http.Transport{TLSClientConfig: tlsFor(anonymous, func() *tls.Certificate { return current })}
-			own.TLSClientConfig = rest.TLSClientConfig{}
-			return kubernetes.NewForConfig(own)
+			return kubernetes.NewForConfig(connect(anonymous, func() *tls.Certificate { return current }))
 		},
 	})
 	if err != nil {
@@ -111,18 +120,34 @@ func bootstrapped(ctx context.Context, cfg Config, bootstrap *rest.Config, runni
 		}
 	}
 	// Connections that were made with an old certificate are closed when a new one comes.
-	dialer := connrotation.NewDialer((&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext)
-	config := rest.CopyConfig(anonymous)
-	config.Transport = &http.Transport{
-		TLSClientConfig: tlsFor(anonymous, manager.Current), DialContext: dialer.DialContext, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 25,
-		TLSHandshakeTimeout: 10 * time.Second, Proxy: http.ProxyFromEnvironment,
-	}
-	config.TLSClientConfig = rest.TLSClientConfig{}
 	running.Go(func() { rotateConnections(ctx, manager, dialer) })
-	return config, nil
+	return connect(anonymous, manager.Current), nil
 }
 
-func rotateConnections(ctx context.Context, manager certificate.Manager, dialer *connrotation.Dialer) {
+// Dialer connects to an API server and can close what it connected.
+type Dialer interface {
+	DialContext(ctx context.Context, network, address string) (net.Conn, error)
+	CloseAll()
+}
+
+// pingAfter is how long a silent connection is believed, pingTimeout how long a ping may take: a host that died without a word is noticed well within
+// the 40 s of a node's lease.
+const pingAfter, pingTimeout = 10 * time.Second, 5 * time.Second
+
+// transportFor connects by dialer to what config trusts. With several the servers are known by the name that all of them have, not by their addresses.
+func transportFor(config *rest.Config, dialer Dialer, several bool, current func() *tls.Certificate) *http.Transport {
+	secured := tlsFor(config, current)
+	if several {
+		secured.ServerName, secured.VerifyConnection = servers.Name, servers.VerifyServer
+	}
+	return &http.Transport{
+		TLSClientConfig: secured, DialContext: dialer.DialContext, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 25,
+		TLSHandshakeTimeout: 10 * time.Second, Proxy: http.ProxyFromEnvironment,
+		HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+	}
+}
+
+func rotateConnections(ctx context.Context, manager certificate.Manager, dialer Dialer) {
 	tick := time.NewTicker(10 * time.Second)
 	defer tick.Stop()
 	last := manager.Current()
