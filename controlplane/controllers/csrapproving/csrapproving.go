@@ -20,6 +20,7 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	certlisters "k8s.io/client-go/listers/certificates/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -127,8 +128,12 @@ func (l *loop) serving(name string, csr *certificatesv1.CertificateSigningReques
 		return false, "", nil
 	}
 	node, err := l.nodes.Get(request.Subject.CommonName[len(csrsigning.NodeUserPrefix):])
+	if apierrors.IsNotFound(err) { // it asks while it registers
+		l.queue.AddAfter(name, time.Second)
+		return false, "", nil
+	}
 	if err != nil {
-		return false, "", controller.IgnoreNotFound(err)
+		return false, "", err
 	}
 	known := map[string]bool{node.Name: true}
 	for _, a := range node.Status.Addresses {
