@@ -57,6 +57,8 @@ func newRootCommand() *cobra.Command {
 		withConfigFile(newServerCommand()),
 		withConfigFile(newAgentCommand()),
 		withConfigFile(newDataplaneCommand()),
+		newAPIServerCommand(),
+		newControllersCommand(),
 		newSchedulerCommand(),
 		newDNSCommand(),
 		install.NewCommand(os.Stdout),

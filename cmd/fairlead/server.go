@@ -10,32 +10,24 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/spf13/cobra"
-	"k8s.io/klog/v2"
+	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/fairlead/fairlead/controlplane/cloud"
 	"github.com/fairlead/fairlead/controlplane/controllers"
-	"github.com/fairlead/fairlead/controlplane/controllers/controller"
 	"github.com/fairlead/fairlead/controlplane/scheduler"
 	"github.com/fairlead/fairlead/controlplane/server"
-	"github.com/fairlead/fairlead/dataplane/dns"
 )
 
 // serverOptions are the flags of `fairlead server`.
 type serverOptions struct {
-	node               nodeOptions
-	clusterCIDRs       []string
-	serviceCIDRs       []string
-	advertise          []string
-	loadBalancerPools  []string
-	controllers        []string
-	bootstrapTokenFile string
-	schedulerConfig    string
-	join               joinOptions
-	disableAgent       bool
-	api                server.Config
+	node              nodeOptions
+	loadBalancerPools []string
+	controllers       []string
+	schedulerConfig   string
+	disableAgent      bool
+	api               apiOptions
 }
 
 func newServerCommand() *cobra.Command {
@@ -54,27 +46,11 @@ Three servers: start the first with --cluster-init, run "fairlead token create -
 	}
 	f := cmd.Flags()
 	o.node.register(f)
-	f.StringSliceVar(&o.clusterCIDRs, "cluster-cidr", nil, "addresses of pods, at most one CIDR per family (default 10.244.0.0/16,fd00:10:244::/56)")
-	f.StringSliceVar(&o.serviceCIDRs, "service-cidr", nil, "addresses of Services, at most one CIDR per family (default 10.96.0.0/16,fd00:10:96::/112)")
-	f.StringSliceVar(&o.advertise, "advertise-address", nil, "addresses by which nodes reach this server (default: that of the default route)")
 	f.StringSliceVar(&o.loadBalancerPools, "load-balancer-pool", nil, "CIDRs from which Services of type LoadBalancer get addresses")
 	f.StringSliceVar(&o.controllers, "controllers", nil, `controllers to run: "*" all, NAME one, -NAME not that one`)
-	f.BoolVar(&o.api.ClusterInit, "cluster-init", false, "let further servers join: etcd listens for its peers on the node's address (mutual TLS); once set it stays so")
-	f.IntVar(&o.api.PeerPort, "etcd-peer-port", 2380, "port on which etcd members of several servers reach each other")
-	o.join.register(f, "URL of a running server of the cluster that this one joins; used until it has joined")
-	f.StringVar(&o.bootstrapTokenFile, "bootstrap-token-file", "", "file with the token (id.secret) by which nodes join")
 	f.StringVar(&o.schedulerConfig, "scheduler-config", "", "KubeSchedulerConfiguration file")
 	f.BoolVar(&o.disableAgent, "disable-agent", false, "run the control plane only; no pods run on this host")
-	f.StringVar(&o.api.BindAddress, "bind-address", "", "address to serve the API on (default all)")
-	f.IntVar(&o.api.Port, "port", 6443, "port to serve the API on")
-	f.StringSliceVar(&o.api.TLSNames, "tls-san", nil, "further names and addresses for the server's certificate")
-	f.StringSliceVar(&o.api.Store.Endpoints, "etcd-endpoints", nil, "use this etcd cluster instead of the embedded one")
-	f.StringVar(&o.api.EncryptionConfig, "encryption-provider-config", "", "EncryptionConfiguration file")
-	f.StringVar(&o.api.AuditPolicy, "audit-policy-file", "", "audit Policy file; without it there is no audit log")
-	f.StringVar(&o.api.AuditLog, "audit-log-path", "-", "audit log file, - for standard output")
-	f.StringVar(&o.api.AuthenticationConfig, "authentication-config", "", "AuthenticationConfiguration file (OIDC)")
-	f.StringSliceVar(&o.api.EnableAdmission, "enable-admission-plugins", nil, "admission plugins to switch on besides the default ones")
-	f.StringSliceVar(&o.api.DisableAdmission, "disable-admission-plugins", nil, "default admission plugins to switch off")
+	o.api.register(f)
 	return cmd
 }
 
@@ -82,34 +58,19 @@ func (o *serverOptions) run(ctx context.Context) error {
 	if _, err := cloud.NewPools(o.loadBalancerPools); err != nil {
 		return err
 	}
-	cfg := o.api
-	cfg.DataDir = filepath.Join(o.node.dataDir, "server")
-	cfg.AdvertiseAddresses, cfg.ServiceCIDRs, cfg.ClusterCIDRs, cfg.ClusterDomain = o.advertise, o.serviceCIDRs, o.clusterCIDRs, o.node.clusterDomain
-	if len(cfg.AdvertiseAddresses) == 0 {
-		cfg.AdvertiseAddresses = o.node.ips
-	}
-	if o.bootstrapTokenFile != "" {
-		token, err := os.ReadFile(o.bootstrapTokenFile)
-		if err != nil {
-			return fmt.Errorf("read the bootstrap token: %w", err)
-		}
-		cfg.Token = strings.TrimSpace(string(token))
-	}
-	var err error
-	if cfg.Name, err = o.node.nodeName(); err != nil {
+	name, err := o.node.nodeName()
+	if err != nil {
 		return err
 	}
-	if err := o.joinOrInit(&cfg); err != nil {
+	o.api.config.Name, o.api.config.ClusterDomain = name, o.node.clusterDomain
+	cfg, err := o.api.complete(o.node.dataDir, o.node.ips)
+	if err != nil {
 		return err
 	}
 	if cfg.Inherited, err = inheritedListeners(); err != nil {
 		return err
 	}
-	cfg.OnReady = func(env server.Env) {
-		if err := notifySystemd("READY=1"); err != nil {
-			klog.FromContext(ctx).Error(err, "Tell systemd that the server is ready")
-		}
-	}
+	cfg.OnReady = func(server.Env) { ready(ctx) }
 	cfg.Components = []server.Component{
 		{Name: "controllers", Run: o.runControllers},
 		{Name: "scheduler", Run: o.runScheduler},
@@ -120,60 +81,31 @@ func (o *serverOptions) run(ctx context.Context) error {
 	return server.Run(ctx, cfg)
 }
 
-// joinOrInit says how cfg comes into a cluster of several servers: it joins with the token, or it is the first and makes that token.
-func (o *serverOptions) joinOrInit(cfg *server.Config) error {
-	token, err := o.join.readToken()
-	if err != nil {
-		return err
-	}
-	if o.join.server == "" {
-		if o.join.caCert != "" || o.join.caHash != "" {
-			return errors.New("--ca-cert and --ca-hash are for a server that joins: give --server")
-		}
-		cfg.ServerToken = token
-		return nil
-	}
-	if o.api.ClusterInit {
-		return errors.New("--cluster-init is for the first server, --server for those that join it: give one of them")
-	}
-	if err := o.join.check(); err != nil {
-		return err
-	}
-	cfg.Join = &server.Join{Server: o.join.server, Token: token, CAHash: o.join.caHash}
-	if o.join.caCert != "" {
-		if cfg.Join.CA, err = os.ReadFile(o.join.caCert); err != nil {
-			return fmt.Errorf("read the cluster's CA certificate: %w", err)
-		}
-	}
-	return nil
-}
-
+// runControllers runs the controllers under their own identity while this server holds their lease. Its name in the lease is the server's, so that a
+// server that was killed goes on at once.
 func (o *serverOptions) runControllers(ctx context.Context, env server.Env) error {
-	ca, err := os.ReadFile(env.Keys.CAFile())
+	config, err := clientcmd.BuildConfigFromFlags("", env.Keys.ControllerManagerKubeconfig())
 	if err != nil {
 		return err
 	}
-	key, err := os.ReadFile(strings.TrimSuffix(env.Keys.CAFile(), ".crt") + ".key")
+	settings, err := controllerSettings(env.Config, env.Keys.CAFile())
 	if err != nil {
 		return err
 	}
-	clusterDNS, err := dnsAddresses(env.Config.ServiceCIDRs)
-	if err != nil {
-		return err
-	}
+	settings.LoadBalancerPools = o.loadBalancerPools
 	return controllers.Run(ctx, controllers.Config{
-		RESTConfig:  env.Client,
-		Controllers: o.controllers,
-		Settings: controller.Settings{
-			ClusterCIDRs: env.Config.ClusterCIDRs, ServiceCIDRs: env.Config.ServiceCIDRs, ClusterName: "fairlead",
-			ClusterDomain: env.Config.ClusterDomain, RootCA: ca, SigningCert: ca, SigningKey: key,
-			ClusterDNS: clusterDNS, DNSPort: dns.Port, LoadBalancerPools: o.loadBalancerPools,
-		},
+		RESTConfig: config, Controllers: o.controllers, Settings: settings,
+		LeaderElection: &controllers.LeaderElection{Name: controllersLease, Identity: env.Config.Name},
 	})
 }
 
 func (o *serverOptions) runScheduler(ctx context.Context, env server.Env) error {
-	return scheduler.Run(ctx, scheduler.Config{RESTConfig: env.Client, ConfigFile: o.schedulerConfig})
+	config, err := clientcmd.BuildConfigFromFlags("", env.Keys.SchedulerKubeconfig())
+	if err != nil {
+		return err
+	}
+	config.QPS = -1 // the server limits by priority and fairness
+	return scheduler.Run(ctx, scheduler.Config{RESTConfig: config, ConfigFile: o.schedulerConfig, LeaderElection: true, Identity: env.Config.Name})
 }
 
 // runAgent runs this host's own node with a certificate straight from the cluster's authority.
