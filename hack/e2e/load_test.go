@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/fairlead/fairlead/hack/load"
+	"github.com/fairlead/fairlead/hack/sandbox"
 )
 
 const (
@@ -31,12 +32,18 @@ type stream struct {
 // fromHost starts a load from a host of the sandbox: a node, or "client" outside the cluster.
 func fromHost(t *testing.T, name, host, target string, more ...string) stream {
 	t.Helper()
+	return fromHostOf(t, env.sandbox, name, host, target, more...)
+}
+
+// fromHostOf is fromHost in another sandbox.
+func fromHostOf(t *testing.T, s *sandbox.Sandbox, name, host, target string, more ...string) stream {
+	t.Helper()
 	stdin, stop := io.Pipe()
 	var out, errOut bytes.Buffer
 	done := make(chan error, 1)
 	args := []string{filepath.Join(env.bin, "fairlead"), "sandbox", "load", "--here", "--until-eof", "-o", "json", "--url", target,
 		"--rate", fmt.Sprint(loadRate), "--duration", loadLimit.String()}
-	go func() { done <- env.sandbox.Exec(t.Context(), host, append(args, more...), stdin, &out, &errOut) }()
+	go func() { done <- s.Exec(t.Context(), host, append(args, more...), stdin, &out, &errOut) }()
 	return stream{name, func() (load.Result, error) {
 		stop.Close()
 		var r load.Result

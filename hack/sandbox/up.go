@@ -75,9 +75,18 @@ func (s *Sandbox) Up(ctx context.Context, o UpOptions) error {
 	if err != nil {
 		return err
 	}
+	serverToken, err := newToken()
+	if err != nil {
+		return err
+	}
 	for _, h := range topo.Hosts {
-		if err := s.writeToken(h, token); err != nil {
+		if err := s.writeToken(h, tokenFile, token); err != nil {
 			return err
+		}
+		if h.Role == RoleServer {
+			if err := s.writeToken(h, serverTokenFile, serverToken); err != nil {
+				return err
+			}
 		}
 		var listener *os.File
 		if i := serverIndex(topo, h); i >= 0 {
@@ -138,8 +147,12 @@ func (s *Sandbox) Up(ctx context.Context, o UpOptions) error {
 // caFile is the cluster's CA certificate below a server's data directory.
 const caFile = "server/pki/ca.crt"
 
-// tokenFile holds the bootstrap token inside every node: arguments are visible to all processes, this file is not.
-const tokenFile = "/var/lib/fairlead/join-token"
+// tokenFile holds the token by which nodes join, inside every node, serverTokenFile that for servers: arguments are visible to all processes, these
+// files are not.
+const (
+	tokenFile       = "/var/lib/fairlead/join-token"
+	serverTokenFile = "/var/lib/fairlead/server-token"
+)
 
 // mainArgs returns the command of a node's main process; the paths are those inside the host.
 func (s *Sandbox) mainArgs(h Host, t Topology, o UpOptions) []string {
@@ -160,6 +173,12 @@ func (s *Sandbox) mainArgs(h Host, t Topology, o UpOptions) []string {
 			"--advertise-address="+h.Addr().String(),
 			"--load-balancer-pool="+strings.Join(t.Families.keep(LoadBalancerPools), ","),
 			"--bootstrap-token-file="+tokenFile)
+		if o.Servers > 1 {
+			args = append(args, "--token-file="+serverTokenFile)
+		}
+		if o.Servers > 1 && h.Name == first.Name {
+			args = append(args, "--cluster-init")
+		}
 		if h.Name != first.Name {
 			args = append(args, "--server=https://"+net.JoinHostPort(first.Addr().String(), "6443"), "--ca-cert=/var/lib/fairlead/join-ca.crt")
 		}
@@ -264,12 +283,13 @@ func (s *Sandbox) startInit(h Host, t Topology, o UpOptions, main []string, list
 	return pid, cmd.Process.Release()
 }
 
-func (s *Sandbox) writeToken(h Host, token string) error {
+// writeToken puts token where h has path.
+func (s *Sandbox) writeToken(h Host, path, token string) error {
 	dir := filepath.Join(s.nodeDir(h.Name), "data")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	return writeAtomic(filepath.Join(dir, filepath.Base(tokenFile)), []byte(token), 0o600)
+	return writeAtomic(filepath.Join(dir, filepath.Base(path)), []byte(token), 0o600)
 }
 
 // linkImages puts the archives where the node imports images from.
