@@ -34,6 +34,7 @@ func (g groupVersions) put(gv schema.GroupVersion, resource string, s rest.Stora
 
 // builtin assembles the delegate that serves the declared kinds; next takes what it does not know.
 func (a *assembly) builtin(ctx context.Context, c *genericapiserver.Config, next genericapiserver.DelegationTarget) (*genericapiserver.GenericAPIServer, error) {
+	c.SkipOpenAPIInstallation = true // installOpenAPI does it
 	server, err := c.Complete(a.env.Informers).New("fairlead-apiserver", next)
 	if err != nil {
 		return nil, fmt.Errorf("assemble the built-in kinds: %w", err)
@@ -61,6 +62,9 @@ func (a *assembly) builtin(ctx context.Context, c *genericapiserver.Config, next
 		return nil, err
 	}
 	if err := a.install(server, storages); err != nil {
+		return nil, err
+	}
+	if a.documents, err = installOpenAPI(ctx, server, c.OpenAPIConfig, c.OpenAPIV3Config, a.ready); err != nil {
 		return nil, err
 	}
 	for path, h := range a.guards.Handlers {

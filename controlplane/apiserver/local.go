@@ -20,8 +20,14 @@ import (
 )
 
 // local is an http.RoundTripper by which clients in this process reach the server: a function call instead of TLS, HTTP/2 frames and system calls.
-// Everything a request meets behind authentication is the same. Before the server runs and after it ended, connections are refused.
-type local struct{ handler atomic.Pointer[http.Handler] }
+// Everything a request meets behind authentication is the same. Requests from before the server runs wait for it, as those to a listening socket do;
+// after it ended, connections are refused.
+type local struct {
+	opened  chan struct{}
+	handler atomic.Pointer[http.Handler]
+}
+
+func newLocal() *local { return &local{opened: make(chan struct{})} }
 
 // config returns a copy of c, a configuration of the same server over TLS, that goes through l.
 func (l *local) config(c *rest.Config) *rest.Config {
@@ -31,21 +37,22 @@ func (l *local) config(c *rest.Config) *rest.Config {
 	return c
 }
 
-// open lets requests in until the returned function is called.
+// open lets requests in until the returned function is called. It may be called once.
 func (l *local) open(h http.Handler) (closed func()) {
 	l.handler.Store(&h)
+	close(l.opened)
 	return func() { l.handler.Store(nil) }
 }
 
 // RoundTrip calls the handler. What streams (watch, logs, proxied connections) is handled in a goroutine of its own while the client reads; everything
 // else in the caller's, because a stack that has grown once is worth keeping.
 func (l *local) RoundTrip(req *http.Request) (*http.Response, error) {
-	h := l.handler.Load()
-	if h == nil {
+	h, err := l.await(req)
+	if err != nil {
 		if req.Body != nil {
 			req.Body.Close()
 		}
-		return nil, &net.OpError{Op: "dial", Net: "local", Err: syscall.ECONNREFUSED}
+		return nil, err
 	}
 	// The caller's values stay behind: a server's request begins with none, and the caller may itself be handling a request.
 	ctx, cancel := context.WithCancel(context.Background())
@@ -80,6 +87,18 @@ func (l *local) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	out.WriteHeader(http.StatusOK) // unless it was called before
 	return response(req, out.status, out.sent, int64(out.body.Len()), io.NopCloser(&out.body)), nil
+}
+
+func (l *local) await(req *http.Request) (*http.Handler, error) {
+	select {
+	case <-l.opened:
+	case <-req.Context().Done():
+		return nil, req.Context().Err()
+	}
+	if h := l.handler.Load(); h != nil {
+		return h, nil
+	}
+	return nil, &net.OpError{Op: "dial", Net: "local", Err: syscall.ECONNREFUSED}
 }
 
 // streams reports whether the answer may arrive bit by bit.

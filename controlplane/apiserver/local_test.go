@@ -16,7 +16,7 @@ import (
 // localServer returns a client whose requests h handles.
 func localServer(t *testing.T, h http.HandlerFunc) *http.Client {
 	t.Helper()
-	l := &local{}
+	l := newLocal()
 	t.Cleanup(l.open(h))
 	return &http.Client{Transport: l}
 }
@@ -157,20 +157,30 @@ func TestLocalAbort(t *testing.T) {
 	}
 }
 
-func TestLocalRefusesBeforeAndAfter(t *testing.T) {
-	l := &local{}
+func TestLocalWaitsBeforeAndRefusesAfter(t *testing.T) {
+	l := newLocal()
 	c := &http.Client{Transport: l}
-	try := func(want error) {
-		t.Helper()
-		if _, err := ask(t, c, t.Context(), "GET", "/", ""); !errors.Is(err, want) {
-			t.Errorf("error %v, want %v", err, want)
-		}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := ask(t, c, ended, "GET", "/", ""); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v, want canceled", err)
 	}
-	try(syscall.ECONNREFUSED)
+	early := make(chan error, 1)
+	go func() {
+		resp, err := ask(t, c, t.Context(), "GET", "/early", "")
+		if err == nil && resp.StatusCode != http.StatusNotFound {
+			err = errors.New(resp.Status)
+		}
+		early <- err
+	}()
 	closed := l.open(http.NotFoundHandler())
-	try(nil)
+	if err := <-early; err != nil {
+		t.Errorf("a request from before the server ran: %v", err)
+	}
 	closed()
-	try(syscall.ECONNREFUSED)
+	if _, err := ask(t, c, t.Context(), "GET", "/", ""); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("error %v, want connection refused", err)
+	}
 }
 
 func wantClosed(t *testing.T, c <-chan struct{}, message string) {

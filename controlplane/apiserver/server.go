@@ -52,6 +52,7 @@ type Server struct {
 	loopback   *rest.Config
 	local      *local
 	inner      http.Handler // for clients in this process
+	documents  *documents
 	ready      chan struct{}
 }
 
@@ -67,6 +68,8 @@ type assembly struct {
 	resources *serverstorage.ResourceConfig
 	direct    *direct // nil when the store is elsewhere
 	local     *local
+	ready     chan struct{}
+	documents *documents
 	binding   apirest.NamedCreater // pods/binding; nil when there are no pods
 }
 
@@ -82,7 +85,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &assembly{cfg: cfg, types: types, local: &local{}}
+	a := &assembly{cfg: cfg, types: types, local: newLocal(), ready: make(chan struct{})}
 	if err := a.configure(ctx); err != nil {
 		return nil, err
 	}
@@ -146,8 +149,12 @@ func (a *assembly) serve() error {
 	o := genericoptions.NewSecureServingOptions()
 	o.Listener = a.cfg.Listener
 	o.ServerCert.GeneratedCert = a.cfg.ServingCert
-	if err := o.WithLoopback().ApplyTo(&a.generic.SecureServing, &a.generic.LoopbackClientConfig); err != nil {
+	if err := o.ApplyTo(&a.generic.SecureServing); err != nil {
 		return fmt.Errorf("serve TLS: %w", err)
+	}
+	var err error
+	if a.generic.LoopbackClientConfig, err = loopback(a.generic.SecureServing); err != nil {
+		return fmt.Errorf("loopback client: %w", err)
 	}
 	if addresses := a.cfg.Advertise(); len(addresses) > 0 {
 		a.generic.PublicAddress = addresses[0]
@@ -319,7 +326,7 @@ func (a *assembly) chain(ctx context.Context) (*Server, error) {
 		return nil, err
 	}
 	front.GenericAPIServer.RegisterDestroyFunc(a.direct.close)
-	return &Server{aggregator: front, loopback: a.generic.LoopbackClientConfig, local: a.local, inner: inner, ready: make(chan struct{})}, nil
+	return &Server{aggregator: front, loopback: a.generic.LoopbackClientConfig, local: a.local, inner: inner, documents: a.documents, ready: a.ready}, nil
 }
 
 // Loopback returns a client configuration with all rights, valid while the server runs.
@@ -337,6 +344,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("prepare the API server: %w", err)
 	}
+	s.documents.slim()
 	defer s.local.open(s.inner)()
 	watch, stop := context.WithCancel(ctx)
 	defer stop()

@@ -43,3 +43,30 @@ func TestCollectionFollowsAllocation(t *testing.T) {
 		})
 	}
 }
+
+func TestProgramPages(t *testing.T) {
+	for _, c := range []struct {
+		name, line string
+		ok         bool
+	}{
+		{"code of the program", "00400000-02fc9000 r-xp 00000000 08:01 1234 /usr/bin/fairlead\n", true},
+		{"its constants", "02fc9000-05000000 r--p 02bc9000 08:01 1234 /usr/bin/fairlead\n", true},
+		{"its variables", "05000000-05100000 rw-p 04c00000 08:01 1234 /usr/bin/fairlead\n", false},
+		{"another file", "7f0000000000-7f0000001000 r-xp 00000000 08:01 99 /lib/libc.so\n", false},
+		{"a file that was replaced", "00400000-02fc9000 r-xp 00000000 08:01 1234 /usr/bin/fairlead (deleted)\n", false},
+		{"memory of no file", "c000000000-c000400000 rw-p 00000000 00:00 0\n", false},
+		{"no range", "00400000 r-xp 00000000 08:01 1234 /usr/bin/fairlead\n", false},
+	} {
+		from, to, ok := programPages(c.line, "/usr/bin/fairlead")
+		if ok != c.ok || ok && from >= to {
+			t.Errorf("%s: %x-%x, %t; want %t", c.name, from, to, ok, c.ok)
+		}
+	}
+	from, to, _ := programPages("00400000-02fc9000 r-xp 00000000 08:01 1234 /usr/bin/fairlead\n", "/usr/bin/fairlead")
+	if from != 0x400000 || to != 0x2fc9000 {
+		t.Errorf("read %x-%x, want 400000-2fc9000", from, to)
+	}
+	if err := unmapIdle(); err != nil {
+		t.Error(err)
+	}
+}

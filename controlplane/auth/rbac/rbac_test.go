@@ -18,6 +18,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 )
 
 // setup returns the authorizer over a cluster that holds the text policy besides the defaults.
@@ -387,6 +388,37 @@ func TestReconcile(t *testing.T) {
 		if a.GetVerb() != "get" && a.GetVerb() != "list" && !(a.GetVerb() == "create" && a.GetResource().Resource == "namespaces") {
 			t.Errorf("nothing to do, but %s %s", a.GetVerb(), a.GetResource().Resource)
 		}
+	}
+}
+
+// Between a server's list and its writes another server may put everything in place.
+func TestReconcileBesideAnotherServer(t *testing.T) {
+	policy, err := DefaultPolicy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := fake.NewClientset()
+	if err := Reconcile(t.Context(), client, policy); err != nil {
+		t.Fatal(err)
+	}
+	first := policy.ClusterRoles[0]
+	damaged := first.DeepCopy()
+	damaged.Rules = nil
+	if _, err := client.RbacV1().ClusterRoles().Update(t.Context(), damaged, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for resource, list := range map[string]runtime.Object{"clusterroles": &rbacv1.ClusterRoleList{}, "clusterrolebindings": &rbacv1.ClusterRoleBindingList{}} {
+		client.PrependReactor("list", resource, func(clienttesting.Action) (bool, runtime.Object, error) { return true, list, nil })
+	}
+	if err := Reconcile(t.Context(), client, policy); err != nil {
+		t.Fatalf("objects appeared after the list: %v", err)
+	}
+	after, err := client.RbacV1().ClusterRoles().Get(t.Context(), first.Name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(after.Rules) == 0 {
+		t.Errorf("%s was not repaired", first.Name)
 	}
 }
 

@@ -46,7 +46,7 @@ func Reconcile(ctx context.Context, client kubernetes.Interface, p *Policy) erro
 		group.Go(func() error {
 			o := reconciliation.ReconcileRoleOptions{Role: r, Client: live, Confirm: true}
 			if listed != nil {
-				o.Client = knownRoles{live, listed}
+				o.Client = &knownRoles{RuleOwnerModifier: live, listed: listed}
 			}
 			return attempt(kind+" "+r.GetName(), func() error {
 				_, err := o.Run()
@@ -59,7 +59,7 @@ func Reconcile(ctx context.Context, client kubernetes.Interface, p *Policy) erro
 		group.Go(func() error {
 			o := reconciliation.ReconcileRoleBindingOptions{RoleBinding: b, Client: live, Confirm: true}
 			if listed != nil {
-				o.Client = knownBindings{live, listed}
+				o.Client = &knownBindings{RoleBindingModifier: live, listed: listed}
 			}
 			return attempt(kind+" "+b.GetName(), func() error {
 				_, err := o.Run()
@@ -97,13 +97,19 @@ func attempt(what string, f func() error) error {
 	return nil
 }
 
-// knownRoles and knownBindings read from a list and write live.
+// knownRoles and knownBindings answer the first question about an object from a list, and the next ones live: a second one means that the list is old.
+// Each is for one object.
 type knownRoles struct {
 	reconciliation.RuleOwnerModifier
 	listed map[string]reconciliation.RuleOwner
+	asked  bool
 }
 
-func (k knownRoles) Get(_, name string) (reconciliation.RuleOwner, error) {
+func (k *knownRoles) Get(namespace, name string) (reconciliation.RuleOwner, error) {
+	if k.asked {
+		return k.RuleOwnerModifier.Get(namespace, name)
+	}
+	k.asked = true
 	if r, ok := k.listed[name]; ok {
 		return r, nil
 	}
@@ -113,9 +119,14 @@ func (k knownRoles) Get(_, name string) (reconciliation.RuleOwner, error) {
 type knownBindings struct {
 	reconciliation.RoleBindingModifier
 	listed map[string]reconciliation.RoleBinding
+	asked  bool
 }
 
-func (k knownBindings) Get(_, name string) (reconciliation.RoleBinding, error) {
+func (k *knownBindings) Get(namespace, name string) (reconciliation.RoleBinding, error) {
+	if k.asked {
+		return k.RoleBindingModifier.Get(namespace, name)
+	}
+	k.asked = true
 	if b, ok := k.listed[name]; ok {
 		return b, nil
 	}
