@@ -28,7 +28,7 @@ import (
 type documents struct {
 	v3     *handler3.OpenAPIService
 	root   http.Handler // serves v3
-	groups []string     // paths in v3: "apis/apps/v1"
+	groups []*spec3.OpenAPI
 }
 
 // v3Version is the version by which v3's caches know a document. They are never changed.
@@ -50,7 +50,7 @@ func installOpenAPI(ctx context.Context, server *genericapiserver.GenericAPIServ
 		}
 		scope(spec, path)
 		d.v3.UpdateGroupVersionLazy(path, cached.Static(spec, v3Version))
-		d.groups = append(d.groups, path)
+		d.groups = append(d.groups, spec)
 	}
 	paths.Handle("/openapi/v2", &lateOpenAPI{after: ready, ended: ctx.Done(), build: sync.OnceValue(func() http.Handler {
 		m := mux.NewPathRecorderMux("openapi-v2")
@@ -60,16 +60,14 @@ func installOpenAPI(ctx context.Context, server *genericapiserver.GenericAPIServ
 	return d, nil
 }
 
-// slim forgets the objects of the v3 documents once their JSON is there, which the caches keep because the version stays the same.
+// slim empties the objects of the v3 documents. Their JSON is there by then, and the caches keep it because the version stays the same.
 func (d *documents) slim() {
-	list := func() {
-		d.root.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/openapi/v3", nil))
+	// The list has a hash of each document's JSON.
+	d.root.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/openapi/v3", nil))
+	for _, spec := range d.groups {
+		*spec = spec3.OpenAPI{}
 	}
-	list() // its hashes need the JSON of each
-	for _, path := range d.groups {
-		d.v3.UpdateGroupVersionLazy(path, cached.Static[*spec3.OpenAPI](nil, v3Version))
-	}
-	list() // takes the new values over
+	d.groups = nil
 }
 
 // scope leaves of the kinds under which every group knows DeleteOptions and WatchEvent only path's own and the core group's, as Kubernetes publishes it.
