@@ -73,6 +73,11 @@ func NewAPI(t testing.TB, objs ...runtime.Object) *API {
 
 // Client returns a client. Each of its writes asks before, which may refuse it with an error; nil refuses nothing.
 func (a *API) Client(before func(clienttesting.Action) error) *fake.Clientset {
+	return a.client(before, &Lag{})
+}
+
+// client returns a client whose watches lag as lag says.
+func (a *API) client(before func(clienttesting.Action) error, lag *Lag) *fake.Clientset {
 	c := &fake.Clientset{}
 	c.AddReactor("*", "*", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		a.mu.Lock()
@@ -91,7 +96,10 @@ func (a *API) Client(before func(clienttesting.Action) error) *fake.Clientset {
 	})
 	c.AddWatchReactor("*", func(action clienttesting.Action) (bool, watch.Interface, error) {
 		w, err := a.tracker.Watch(action.GetResource(), action.GetNamespace())
-		return true, w, err
+		if err != nil {
+			return true, nil, err
+		}
+		return true, lag.watch(w), nil
 	})
 	return c
 }

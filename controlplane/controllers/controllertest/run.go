@@ -19,6 +19,7 @@ import (
 type Process struct {
 	Events  *Events
 	Context *controller.Context
+	Lag     Lag // of its caches; none until Hold
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -30,7 +31,12 @@ type Process struct {
 // Start starts controllers with fresh caches and waits until they have nothing to do.
 func Start(t testing.TB, a *API, news ...func(*controller.Context) controller.Controller) *Process {
 	p := &Process{left: -1}
-	c, events := a.Context(a.Client(p.before))
+	p.start(t, a, news...)
+	return p
+}
+
+func (p *Process) start(t testing.TB, a *API, news ...func(*controller.Context) controller.Controller) {
+	c, events := a.Context(a.client(p.before, &p.Lag))
 	p.Events, p.Context = events, c
 	var list []controller.Controller
 	for _, f := range news {
@@ -48,7 +54,6 @@ func Start(t testing.TB, a *API, news ...func(*controller.Context) controller.Co
 		})
 	}
 	synctest.Wait()
-	return p
 }
 
 // CrashAfter makes the process crash at the write after n more.

@@ -5,13 +5,19 @@ package controllertest
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"math/rand"
+	"os"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
 
@@ -26,6 +32,8 @@ type World struct {
 	P      *Process
 	// Settle is how long the world waits after every step; controllers may wait as long for more events.
 	Settle time.Duration
+	lags   bool
+	ready  map[types.UID]bool // what was ready when know was called
 	news   []func(*controller.Context) controller.Controller
 }
 
@@ -40,8 +48,43 @@ func NewWorld(t *testing.T, objs []runtime.Object, news ...func(*controller.Cont
 // Restart ends the process, if one runs, and starts another, which knows only what the API holds.
 func (w *World) Restart() {
 	w.Close()
-	w.P = Start(w.T, w.API, w.news...)
+	w.P = &Process{left: -1}
+	w.P.start(w.T, w.API, w.news...)
+	if w.lags {
+		w.P.Lag.Hold()
+	}
 	w.Wait()
+}
+
+// Lag makes the caches of the process, and of those that Restart starts, show nothing new until Pass or CatchUp.
+func (w *World) Lag(on bool) {
+	if w.lags = on; on {
+		w.P.Lag.Hold()
+	}
+}
+
+// Pass lets the process's caches see n events, each the next one of a type that rnd chooses.
+func (w *World) Pass(rnd *rand.Rand, n int) {
+	for range n {
+		if !w.P.Lag.Pass(rnd.Intn) {
+			return
+		}
+		synctest.Wait()
+	}
+}
+
+// CatchUp lets the process's caches see all events, and those that its own reactions cause.
+func (w *World) CatchUp() {
+	w.T.Helper()
+	for range 10_000 {
+		for w.P.Lag.Pass(func(int) int { return 0 }) {
+		}
+		if w.Wait(); w.P.Lag.Pending() == 0 {
+			w.know()
+			return
+		}
+	}
+	w.T.Fatal("the controllers write for ever")
 }
 
 // Close ends the process.
@@ -57,6 +100,9 @@ func (w *World) Wait() {
 	synctest.Wait()
 	time.Sleep(w.Settle)
 	synctest.Wait()
+	if !w.lags {
+		w.know()
+	}
 }
 
 // Pods lists all pods, in the order of their names.
@@ -71,10 +117,44 @@ func (w *World) Pods() []*corev1.Pod {
 	return out
 }
 
+// Calm brings the controllers to where nothing is under way: caught up, and not crashed.
+func (w *World) Calm() {
+	w.T.Helper()
+	if w.CatchUp(); w.P.Crashed() {
+		w.Restart()
+		w.CatchUp()
+	}
+}
+
+// KnownReady reports whether pod has been ready since the controllers last knew everything: they can be blamed only for what they could know.
+func (w *World) KnownReady(pod *corev1.Pod) bool { return controller.Ready(pod) && w.ready[pod.UID] }
+
+// know notes that everything is known.
+func (w *World) know() {
+	w.ready = map[types.UID]bool{}
+	for _, pod := range w.Pods() {
+		w.ready[pod.UID] = controller.Ready(pod)
+	}
+}
+
+// Pod returns pod as it is now, nil when it is gone.
+func (w *World) Pod(pod *corev1.Pod) *corev1.Pod {
+	w.T.Helper()
+	now, err := w.Client.CoreV1().Pods(pod.Namespace).Get(context.Background(), pod.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || err == nil && now.UID != pod.UID {
+		return nil
+	}
+	w.Check(err)
+	return now
+}
+
 // Step does to pod what scheduler and kubelet would do next, and reports whether there was anything to do.
 func (w *World) Step(pod *corev1.Pod) bool {
 	w.T.Helper()
 	ctx, api := context.Background(), w.Client.CoreV1().Pods(pod.Namespace)
+	if pod = w.Pod(pod); pod == nil {
+		return true // somebody else's step
+	}
 	switch {
 	case pod.DeletionTimestamp != nil && !controller.Finished(pod) && pod.Spec.NodeName != "":
 		w.End(pod, corev1.PodFailed, 137)
@@ -107,17 +187,29 @@ func (w *World) End(pod *corev1.Pod, phase corev1.PodPhase, code int32) {
 // Rest plays scheduler and kubelets until nothing moves.
 func (w *World) Rest() {
 	w.T.Helper()
-	w.Wait()
+	w.CatchUp()
 	for range 300 {
 		moved := false
 		for _, pod := range w.Pods() {
 			moved = w.Step(pod) || moved
 		}
-		if w.Wait(); !moved {
+		if w.CatchUp(); !moved {
 			return
 		}
 	}
 	w.T.Fatal("the world does not come to rest")
+}
+
+// Seeds runs test in a bubble of virtual time for each of n seeds, as subtests named after them. FAIRLEAD_SEEDS in the environment sets another n.
+func Seeds(t *testing.T, n int64, test func(*testing.T, *rand.Rand)) {
+	if more, err := strconv.ParseInt(os.Getenv("FAIRLEAD_SEEDS"), 10, 64); err == nil {
+		n = more
+	}
+	for seed := range n {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { test(t, rand.New(rand.NewSource(seed))) })
+		})
+	}
 }
 
 // Check fails the test on an error.

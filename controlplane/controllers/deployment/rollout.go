@@ -58,8 +58,8 @@ func newReplicas(d *appsv1.Deployment, all []*appsv1.ReplicaSet, rs *appsv1.Repl
 	}
 	room := want + maxSurge(d)
 	for _, other := range all {
-		if other.UID != rs.UID && other.Generation > other.Status.ObservedGeneration && *other.Spec.Replicas < other.Status.Replicas {
-			return have // its pods are about to be deleted, and how many there are is not known
+		if other.UID != rs.UID && !observed(other) {
+			return have // how many pods it has is not known
 		}
 		// A set that was scaled down has its pods until it reports that it has not.
 		room -= max(*other.Spec.Replicas, other.Status.Replicas)
@@ -74,6 +74,11 @@ func newReplicas(d *appsv1.Deployment, all []*appsv1.ReplicaSet, rs *appsv1.Repl
 func (r *rollout) shrinkOld(ctx context.Context) (bool, error) {
 	if specReplicas(r.old) == 0 {
 		return false, nil
+	}
+	for _, rs := range r.sets {
+		if !observed(rs) {
+			return false, nil // what it reports as available may be what it had before it was scaled away and back
+		}
 	}
 	minimum := *r.d.Spec.Replicas - maxUnavailable(r.d)
 	newUnavailable := *r.new.Spec.Replicas - available(r.new)
@@ -225,6 +230,9 @@ func specReplicas(sets []*appsv1.ReplicaSet) (n int32) {
 	}
 	return n
 }
+
+// observed reports whether rs's status speaks of its present spec. Package replicaset acknowledges a spec only once it has seen all pods it asked for earlier.
+func observed(rs *appsv1.ReplicaSet) bool { return rs.Status.ObservedGeneration >= rs.Generation }
 
 // available is how many of rs's declared replicas are available: the status may still count some that were scaled away.
 func available(rs *appsv1.ReplicaSet) int32 {

@@ -310,14 +310,15 @@ func TestPodsOfADeletedJobLoseTheirFinalizer(t *testing.T) {
 // TestCountsHoldWhateverHappens ends pods in every way and crashes the controller between writes. At no time do two pods of one index run, never more pods than the
 // parallelism allows, and in the end every index has succeeded once and every failure is counted once.
 func TestCountsHoldWhateverHappens(t *testing.T) {
-	for seed := range int64(25) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { counts(t, rand.New(rand.NewSource(seed))) })
-		})
-	}
+	controllertest.Seeds(t, 25, func(t *testing.T, rnd *rand.Rand) { counts(t, rnd, false) })
 }
 
-func counts(t *testing.T, rnd *rand.Rand) {
+// TestCountsHoldWhileCachesLag is the same with caches that show events late and in another order than they happened.
+func TestCountsHoldWhileCachesLag(t *testing.T) {
+	controllertest.Seeds(t, 25, func(t *testing.T, rnd *rand.Rand) { counts(t, rnd, true) })
+}
+
+func counts(t *testing.T, rnd *rand.Rand, lags bool) {
 	parallelism, completions := int32(1+rnd.Intn(4)), int32(1+rnd.Intn(8))
 	byIndex := rnd.Intn(2) == 0
 	w := start(t, newJob(parallelism, completions, func(s *batchv1.JobSpec) {
@@ -348,8 +349,9 @@ func counts(t *testing.T, rnd *rand.Rand) {
 			t.Errorf("%d pods are active, parallelism is %d", active, parallelism)
 		}
 	}
+	w.Lag(lags)
 	failed := int32(0)
-	for range 400 {
+	for i := range 400 {
 		if w.condition(batchv1.JobComplete) != "" {
 			break
 		}
@@ -358,6 +360,7 @@ func counts(t *testing.T, rnd *rand.Rand) {
 		case k == 0:
 			w.P.CrashAfter(rnd.Intn(4))
 		case len(pods) == 0:
+			w.CatchUp() // no cache is half a minute late
 			time.Sleep(30 * time.Second)
 		default:
 			pod := pods[rnd.Intn(len(pods))]
@@ -370,6 +373,9 @@ func counts(t *testing.T, rnd *rand.Rand) {
 			default:
 				w.End(pod, corev1.PodSucceeded, 0)
 			}
+		}
+		if w.Pass(rnd, rnd.Intn(6)); i%20 == 0 {
+			w.CatchUp()
 		}
 		w.Wait()
 		if w.P.Crashed() {
@@ -385,8 +391,9 @@ func counts(t *testing.T, rnd *rand.Rand) {
 				w.End(pod, corev1.PodSucceeded, 0)
 			}
 		}
+		w.CatchUp()
 		time.Sleep(time.Minute)
-		w.Wait()
+		w.CatchUp()
 	}
 	s := w.get().Status
 	if w.condition(batchv1.JobComplete) != "True CompletionsReached" || s.Succeeded != completions || s.Failed != failed {

@@ -113,6 +113,10 @@ func (l *loop) sync(ctx context.Context, key string) error {
 		manageErr = l.manage(ctx, key, rs, active)
 	}
 	status, recheck := l.status(rs, mine, active, manageErr)
+	if !settled {
+		// The cache is older than our own writes: nothing was decided for this spec yet, and the count may be too low.
+		status.ObservedGeneration = rs.Status.ObservedGeneration
+	}
 	if err := l.writeStatus(ctx, rs, status); err != nil && manageErr == nil {
 		return err
 	}

@@ -257,14 +257,15 @@ func TestFailedPodIsReplacedUnderItsName(t *testing.T) {
 // TestInvariantsHoldWhateverHappens updates, scales back and forth, fails pods and crashes the controller between writes. After every write: an ordered set never has pod i+1
 // created while pod i is missing, no deletion of a healthy pod in range leaves more than maxUnavailable unhealthy; in the end all pods are new.
 func TestInvariantsHoldWhateverHappens(t *testing.T) {
-	for seed := range int64(25) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { invariants(t, rand.New(rand.NewSource(seed))) })
-		})
-	}
+	controllertest.Seeds(t, 25, func(t *testing.T, rnd *rand.Rand) { invariants(t, rnd, false) })
 }
 
-func invariants(t *testing.T, rnd *rand.Rand) {
+// TestInvariantsHoldWhileCachesLag is the same with caches that show events late and in another order than they happened.
+func TestInvariantsHoldWhileCachesLag(t *testing.T) {
+	controllertest.Seeds(t, 25, func(t *testing.T, rnd *rand.Rand) { invariants(t, rnd, true) })
+}
+
+func invariants(t *testing.T, rnd *rand.Rand, lags bool) {
 	n, most := int32(1+rnd.Intn(5)), int32(1+rnd.Intn(2))
 	ordered := rnd.Intn(2) == 0
 	w := start(t, newSet(n, func(s *appsv1.StatefulSet) {
@@ -301,12 +302,13 @@ func invariants(t *testing.T, rnd *rand.Rand) {
 				}
 			}
 		}
-		if verb == "delete" && controller.Ready(pod) && int(n)-healthy > int(most) {
+		if verb == "delete" && w.KnownReady(pod) && int(n)-healthy > int(most) {
 			t.Errorf("deleting %s leaves %d of %d healthy, %d may be unavailable", pod.Name, healthy, n, most)
 		}
 	}
 	version := 1
-	for range 100 {
+	w.Lag(lags)
+	for i := range 100 {
 		pods := w.Pods()
 		switch k := rnd.Intn(16); {
 		case k == 0:
@@ -315,15 +317,19 @@ func invariants(t *testing.T, rnd *rand.Rand) {
 		case k == 1:
 			w.P.CrashAfter(rnd.Intn(4))
 		case k == 2 && len(pods) > 0:
-			if pod := pods[rnd.Intn(len(pods))]; controller.Ready(pod) && pod.DeletionTimestamp == nil {
+			w.Calm() // the limits hold for what the controller can know
+			if pod := w.Pod(pods[rnd.Intn(len(pods))]); pod != nil && controller.Ready(pod) && pod.DeletionTimestamp == nil {
 				mine = true
 				_, err := w.Client.CoreV1().Pods("ns").UpdateStatus(context.Background(), controllertest.Ended(pod, corev1.PodFailed, 1, time.Now()), metav1.UpdateOptions{})
 				mine = false
 				w.Check(err)
-				w.Wait()
+				w.CatchUp()
 			}
 		case len(pods) > 0:
 			w.Step(pods[rnd.Intn(len(pods))])
+		}
+		if w.Pass(rnd, rnd.Intn(8)); i%20 == 0 {
+			w.CatchUp()
 		}
 		w.Wait()
 		if w.P.Crashed() {
