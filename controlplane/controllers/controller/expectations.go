@@ -37,11 +37,18 @@ func NewExpectations(clk clock.PassiveClock) *Expectations {
 }
 
 // Satisfied reports whether everything expected of key was seen, or is overdue by so much that it must have been missed.
-func (e *Expectations) Satisfied(key string) bool {
+func (e *Expectations) Satisfied(key string) bool { return e.Wait(key) == 0 }
+
+// Wait is how long what is expected of key can hold it back at most; 0 when it is satisfied. Informers do not resync: a controller that is held back
+// by a lost event has to come back by itself then.
+func (e *Expectations) Wait(key string) time.Duration {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	x := e.owner[key]
-	return x == nil || x.creates <= 0 && len(x.deletes) == 0 || e.clock.Since(x.raised) > expectationsTimeout
+	if x == nil || x.creates <= 0 && len(x.deletes) == 0 {
+		return 0
+	}
+	return max(0, expectationsTimeout-e.clock.Since(x.raised))
 }
 
 // Expect announces creates creations and the deletion of uids. It replaces what was expected before, which the caller has found satisfied.

@@ -52,7 +52,7 @@ func (w *Writes) Seen(owner string, get func(name string) metav1.Object) bool {
 		switch {
 		case obj != nil && obj.GetUID() != uid: // the name was taken by a later object
 		case obj != nil && atLeast(obj.GetResourceVersion(), wrote.version):
-		case w.clock.Since(wrote.at) > writesTimeout:
+		case obj == nil && w.clock.Since(wrote.at) > writesTimeout, w.clock.Since(wrote.at) > expectationsTimeout:
 		default:
 			return false
 		}

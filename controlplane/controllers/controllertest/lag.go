@@ -73,11 +73,11 @@ func (w *lagging) send(e watch.Event) {
 	}
 }
 
-// Hold keeps back every event from now on.
-func (l *Lag) Hold() {
+// Hold keeps back every event from now on, or, with false, none: what is held already is then to be let pass first.
+func (l *Lag) Hold(on bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.holds = true
+	l.holds = on
 }
 
 // Pending counts the events that are held.

@@ -20,6 +20,8 @@ type Process struct {
 	Events  *Events
 	Context *controller.Context
 	Lag     Lag // of its caches; none until Hold
+	// Refuse, when set, may fail a write with an error. It is called by one goroutine at a time.
+	Refuse func(clienttesting.Action) error
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -81,7 +83,7 @@ func (p *Process) Stop() {
 	synctest.Wait()
 }
 
-func (p *Process) before(clienttesting.Action) error {
+func (p *Process) before(action clienttesting.Action) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.left == 0 {
@@ -92,6 +94,9 @@ func (p *Process) before(clienttesting.Action) error {
 	}
 	if p.dead {
 		return ErrCrashed
+	}
+	if p.Refuse != nil {
+		return p.Refuse(action)
 	}
 	return nil
 }

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/utils/ptr"
 
 	"github.com/fairlead/fairlead/controlplane/controllers/controller"
@@ -32,6 +33,8 @@ type World struct {
 	P      *Process
 	// Settle is how long the world waits after every step; controllers may wait as long for more events.
 	Settle time.Duration
+	// Refuse is Process.Refuse of the process and of those that Restart starts.
+	Refuse func(clienttesting.Action) error
 	lags   bool
 	ready  map[types.UID]bool // what was ready when know was called
 	news   []func(*controller.Context) controller.Controller
@@ -48,19 +51,18 @@ func NewWorld(t *testing.T, objs []runtime.Object, news ...func(*controller.Cont
 // Restart ends the process, if one runs, and starts another, which knows only what the API holds.
 func (w *World) Restart() {
 	w.Close()
-	w.P = &Process{left: -1}
+	w.P = &Process{left: -1, Refuse: w.refuse}
 	w.P.start(w.T, w.API, w.news...)
-	if w.lags {
-		w.P.Lag.Hold()
-	}
+	w.P.Lag.Hold(w.lags)
 	w.Wait()
 }
 
 // Lag makes the caches of the process, and of those that Restart starts, show nothing new until Pass or CatchUp.
 func (w *World) Lag(on bool) {
-	if w.lags = on; on {
-		w.P.Lag.Hold()
-	}
+	w.T.Helper()
+	w.CatchUp()
+	w.lags = on
+	w.P.Lag.Hold(on)
 }
 
 // Pass lets the process's caches see n events, each the next one of a type that rnd chooses.
@@ -85,6 +87,13 @@ func (w *World) CatchUp() {
 		}
 	}
 	w.T.Fatal("the controllers write for ever")
+}
+
+func (w *World) refuse(action clienttesting.Action) error {
+	if w.Refuse == nil {
+		return nil
+	}
+	return w.Refuse(action)
 }
 
 // Close ends the process.

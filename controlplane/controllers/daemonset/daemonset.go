@@ -98,7 +98,9 @@ func (l *loop) sync(ctx context.Context, key string) error {
 		return err
 	}
 	var manageErr error
-	if l.expect.Satisfied(key) {
+	if overdue := l.expect.Wait(key); overdue > 0 {
+		l.queue.AddAfter(key, overdue)
+	} else {
 		manageErr = s.manage(ctx)
 		if manageErr == nil && !s.wrote && s.ds.Spec.UpdateStrategy.Type == appsv1.RollingUpdateDaemonSetStrategyType {
 			manageErr = s.update(ctx)

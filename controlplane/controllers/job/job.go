@@ -102,7 +102,10 @@ func (l *loop) sync(ctx context.Context, key string) error {
 		l.queue.AddAfter(key, batch)
 		return nil
 	}
-	settled := l.expect.Satisfied(key)
+	overdue := l.expect.Wait(key)
+	if overdue > 0 {
+		l.queue.AddAfter(key, overdue)
+	}
 	s, err := l.newState(ctx, key, cached.DeepCopy())
 	if err != nil {
 		return err
@@ -112,7 +115,7 @@ func (l *loop) sync(ctx context.Context, key string) error {
 	}
 	s.account()
 	s.decide()
-	manageErr := s.manage(ctx, settled)
+	manageErr := s.manage(ctx, overdue == 0)
 	s.conclude()
 	if err := s.writeStatus(ctx); err != nil {
 		return err

@@ -54,16 +54,17 @@ func (l *loop) delete(ctx context.Context, key string, rs *appsv1.ReplicaSet, ac
 		uids[i] = pod.UID
 	}
 	l.expect.Expect(key, 0, uids...)
+	var firstErr error
 	for i, err := range controller.Parallel(n, func(i int) error { return l.pods.Delete(ctx, victims[i], rs) }) {
 		if err == nil {
 			continue
 		}
 		l.expect.Deleted(key, uids[i])
-		if !apierrors.IsNotFound(err) {
-			return err
+		if firstErr == nil && !apierrors.IsNotFound(err) {
+			firstErr = err
 		}
 	}
-	return nil
+	return firstErr
 }
 
 // status computes rs's status, and when it should be computed again because pods will have been ready for minReadySeconds.

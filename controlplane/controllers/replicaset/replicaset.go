@@ -102,7 +102,8 @@ func (l *loop) sync(ctx context.Context, key string) error {
 		l.c.Events.Eventf(rs, corev1.EventTypeWarning, "SelectorInvalid", "The selector cannot be used: %v", err)
 		return nil // only a new spec can help
 	}
-	settled := l.expect.Satisfied(key)
+	overdue := l.expect.Wait(key)
+	settled := overdue == 0
 	mine, err := l.claim(ctx, rs, selector)
 	if err != nil {
 		return err
@@ -116,6 +117,7 @@ func (l *loop) sync(ctx context.Context, key string) error {
 	if !settled {
 		// The cache is older than our own writes: nothing was decided for this spec yet, and the count may be too low.
 		status.ObservedGeneration = rs.Status.ObservedGeneration
+		l.queue.AddAfter(key, overdue)
 	}
 	if err := l.writeStatus(ctx, rs, status); err != nil && manageErr == nil {
 		return err

@@ -335,6 +335,11 @@ func invariants(t *testing.T, rnd *rand.Rand, lags bool) {
 		if w.P.Crashed() {
 			w.Restart()
 		}
+		for _, e := range w.P.Events.All() {
+			if strings.HasPrefix(e, "Warning FailedCreate") && !w.P.Crashed() {
+				t.Fatalf("a pod was created twice: %s", e)
+			}
+		}
 	}
 	if w.P.CrashAfter(-1); w.P.Crashed() {
 		w.Restart()
