@@ -4,15 +4,22 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"path/filepath"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/fairlead/fairlead/cni/install"
+	"github.com/fairlead/fairlead/dataplane/agent"
 	"github.com/fairlead/fairlead/dataplane/loader"
 	"github.com/fairlead/fairlead/dataplane/network"
 	"github.com/fairlead/fairlead/dataplane/podnet"
@@ -27,6 +34,8 @@ type dataplaneOptions struct {
 	cgroupRoot, overlay     string
 	xdp                     string
 	podNetwork, uninstall   bool
+	runtimeEndpoint         string
+	statusAddress           string
 	cni                     install.Options
 }
 
@@ -61,6 +70,8 @@ func newDataplaneCommand() *cobra.Command {
 	f.StringVar(&o.overlay, "overlay", "auto", "how pods reach other nodes: auto, native, vxlan")
 	f.StringVar(&o.cni.BinDir, "cni-bin-dir", "/opt/cni/bin", "directory of CNI plugins")
 	f.StringVar(&o.cni.ConfDir, "cni-conf-dir", "/etc/cni/net.d", "directory of CNI configurations")
+	f.StringVar(&o.runtimeEndpoint, "container-runtime-endpoint", "", "CRI runtime (unix:///PATH) whose sandboxes the sweep for leaked pod interfaces compares with (default: it looks at interfaces alone)")
+	f.StringVar(&o.statusAddress, "status-address", "127.0.0.1:4245", "where /metrics and /readyz are served; empty: nowhere")
 	f.BoolVar(&o.uninstall, "uninstall", false, "remove every program, link and map from this node and end")
 	return cmd
 }
@@ -99,7 +110,40 @@ func (o *dataplaneOptions) run(ctx context.Context) error {
 	} else if cfg.CgroupRoot, err = cgroup2Below(cfg.CgroupRoot); err != nil {
 		return err
 	}
-	return network.Run(ctx, cfg)
+	if o.runtimeEndpoint != "" {
+		cfg.Sandboxes = agent.Sandboxes(o.runtimeEndpoint)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return network.Run(ctx, cfg) })
+	if o.statusAddress != "" {
+		g.Go(func() error { return o.serveStatus(ctx) })
+	}
+	return g.Wait()
+}
+
+// serveStatus serves the metrics, and whether pods can be connected, until ctx ends.
+func (o *dataplaneOptions) serveStatus(ctx context.Context) error {
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.Handler())
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, r *http.Request) {
+		if !o.podNetwork {
+			return
+		}
+		if err := install.Probe(r.Context(), filepath.Join(o.runDir, "cni.sock")); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		}
+	})
+	l, err := net.Listen("tcp", o.statusAddress)
+	if err != nil {
+		return fmt.Errorf("--status-address: %w", err)
+	}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
 }
 
 // cgroup2Below returns dir if it is on cgroup2, else dir/unified, where hosts with both versions have it.

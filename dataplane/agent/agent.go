@@ -61,7 +61,7 @@ func Run(ctx context.Context, cfg Config) error {
 		cfg.Kubelet.CRIEndpoint = cfg.Containerd.Endpoint()
 	}
 	cfg.Network.Client = client
-	cfg.Network.Sandboxes = func(ctx context.Context) (map[string]bool, error) { return sandboxes(ctx, cfg.Kubelet.CRIEndpoint) }
+	cfg.Network.Sandboxes = Sandboxes(cfg.Kubelet.CRIEndpoint)
 
 	g, ctx := errgroup.WithContext(ctx)
 	runtimeReady := make(chan struct{})
@@ -101,6 +101,11 @@ func clientFor(way *rest.Config) (kubernetes.Interface, error) {
 		return nil, fmt.Errorf("client of the API server: %w", err)
 	}
 	return client, nil
+}
+
+// Sandboxes returns network.Config.Sandboxes for the CRI runtime at endpoint (unix:///...).
+func Sandboxes(endpoint string) func(context.Context) (map[string]bool, error) {
+	return func(ctx context.Context) (map[string]bool, error) { return sandboxes(ctx, endpoint) }
 }
 
 // sandboxes lists the runtime's pod sandboxes by id, in whatever state.

@@ -412,8 +412,8 @@ func (n *node) plain() []byte {
 // TestAgentKilledAnywhere kills the agent at ever later moments of an ADD and of a DEL. Whatever the moment, a DEL afterwards leaves nothing, and a next ADD works.
 func TestAgentKilledAnywhere(t *testing.T) {
 	n := single(t)
-	for step := range 12 {
-		delay := time.Duration(step) * 1200 * time.Microsecond
+	for step := range 16 {
+		delay := time.Duration(step/2) * 1500 * time.Microsecond // each moment for an ADD and a DEL
 		ns := nettest.NewNS(t, "pod")
 		rt := n.runtimeConf(fmt.Sprint("kill-", step), ns)
 		done := make(chan error, 1)
@@ -426,7 +426,7 @@ func TestAgentKilledAnywhere(t *testing.T) {
 		} else {
 			go func() { _, err := n.add(rt, "1.1.0"); done <- err }()
 		}
-		time.Sleep(2*time.Millisecond + delay) // the moment is what varies
+		time.Sleep(time.Millisecond + delay) // the moment is what varies
 		n.kill()
 		err := <-done
 		if del && err != nil {
@@ -444,6 +444,69 @@ func TestAgentKilledAnywhere(t *testing.T) {
 	}
 	if _, err := n.add(n.runtimeConf("after", nettest.NewNS(t, "pod")), "1.1.0"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestProgramsMoveToLinks: ADD attaches filters; links take over, whether the agent lives on or dies in between. The pod has its network all the while.
+func TestProgramsMoveToLinks(t *testing.T) {
+	n := single(t)
+	h := n.ns.Netlink(t)
+	settled := func() error {
+		pins, _ := filepath.Glob(filepath.Join(n.cfg.Dir, "bpf", "links", "pod-*"))
+		links, err := h.LinkList()
+		if err != nil {
+			return err
+		}
+		for _, l := range links {
+			if !strings.HasPrefix(l.Attrs().Name, "fl") || l.Type() != "veth" {
+				continue
+			}
+			qdiscs, err := h.QdiscList(l)
+			if err != nil {
+				return err
+			}
+			for _, q := range qdiscs {
+				if q.Type() == "clsact" {
+					return fmt.Errorf("%s has filters still", l.Attrs().Name)
+				}
+			}
+		}
+		if len(pins) != 2 {
+			return fmt.Errorf("links %v", pins)
+		}
+		return nil
+	}
+	reach := func(when string, p *pod) {
+		t.Helper()
+		for _, is4 := range families {
+			if _, err := ask(n.ns, "tcp", p.ip[is4], 5000); err != nil {
+				t.Errorf("%s: %v", when, err)
+			}
+		}
+	}
+	for name, crash := range map[string]bool{"agent alive": false, "agent killed right after ADD": true} {
+		t.Run(name, func(t *testing.T) {
+			p := n.pod("move")
+			if crash {
+				n.kill()
+			}
+			for _, is4 := range families {
+				serve(t, p.ns, p.ip[is4])
+			}
+			reach("right after ADD", p)
+			if crash {
+				n.start()
+			}
+			n.eventually("programs are on links alone", settled)
+			reach("on links", p)
+			if err := n.cni.CheckNetworkList(t.Context(), n.list("1.1.0"), p.rt); err != nil {
+				t.Error("CHECK:", err)
+			}
+			if err := n.del(p.rt); err != nil {
+				t.Error(err)
+			}
+			n.clean("DEL")
+		})
 	}
 }
 

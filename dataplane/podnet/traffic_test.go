@@ -265,9 +265,12 @@ func TestInboundFromOutside(t *testing.T) {
 
 // TestAgentKilledUnderTraffic kills and restarts both agents while iperf3 runs and connections are made over nodes and to the outside: not one may fail.
 func TestAgentKilledUnderTraffic(t *testing.T) {
-	for name, shared := range map[string]bool{"native": true, "VXLAN": false} {
+	for name, setup := range map[string]struct {
+		mode   route.Mode
+		shared bool
+	}{"nodes on one link, native": {route.Auto, true}, "nodes on one link, VXLAN": {route.VXLAN, true}, "nodes behind a router, VXLAN": {route.Auto, false}} {
 		t.Run(name, func(t *testing.T) {
-			c := newCluster(t, route.Auto, shared)
+			c := newCluster(t, setup.mode, setup.shared)
 			c.start()
 			a, far := c.nodes[0].pod("a"), c.nodes[1].pod("far")
 			for _, is4 := range families {
@@ -280,7 +283,7 @@ func TestAgentKilledUnderTraffic(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			server := exec.CommandContext(ctx, "iperf3", "-s", "-1", "-B", far.ip[true].String())
-			client := exec.CommandContext(ctx, "iperf3", "-c", far.ip[true].String(), "-t", "6", "-J", "-b", "200M")
+			client := exec.CommandContext(ctx, "iperf3", "-c", far.ip[true].String(), "-t", "5", "-J", "-b", "200M")
 			var out bytes.Buffer
 			client.Stdout = &out
 			var err error

@@ -218,6 +218,13 @@ func TestDaemonSetOnAnotherCluster(t *testing.T) {
 		}
 	}
 
+	metrics := c.sh("agent-1", "bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/4245; printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3; cat <&3`)
+	for _, m := range []string{`fairlead_peer_reachable{family="4",node="server-1"} 1`, `fairlead_cni_request_seconds_count{command="ADD",outcome="ok"}`} {
+		if !strings.Contains(metrics, m) {
+			t.Errorf("no %s among %d bytes of metrics", m, len(metrics))
+		}
+	}
+
 	// Away with it: first the pods that use the network, then the DaemonSet, then what it left on the nodes.
 	c.must("delete", "-f", "testdata/web.yaml", "--timeout=60s")
 	c.must("wait", "--for=delete", "pod", "-l", "app=web", "--timeout=60s")
