@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/fairlead/fairlead/controlplane/cloud"
@@ -76,7 +78,7 @@ func (o *serverOptions) run(ctx context.Context) error {
 		{Name: "scheduler", Run: o.runScheduler},
 	}
 	if !o.disableAgent {
-		cfg.Components = append(cfg.Components, server.Component{Name: "agent", Run: o.runAgent})
+		cfg.Components = append(cfg.Components, server.Component{Name: "agent", Run: o.runAgent}, server.Component{Name: "node-role", Run: o.keepRole})
 	}
 	return server.Run(ctx, cfg)
 }
@@ -126,6 +128,19 @@ func (o *serverOptions) runAgent(ctx context.Context, env server.Env) error {
 	node.kubeconfig, node.servingCert, node.clientCA = kubeconfig, serving, env.Keys.CAFile()
 	node.serviceCIDRs, node.clusterCIDRs = env.Config.ServiceCIDRs, env.Config.ClusterCIDRs
 	return node.run(ctx)
+}
+
+// keepRole shows this host's node as one of the control plane.
+func (o *serverOptions) keepRole(ctx context.Context, env server.Env) error {
+	name, err := o.node.nodeName()
+	if err != nil {
+		return err
+	}
+	client, err := kubernetes.NewForConfig(rest.AddUserAgent(rest.CopyConfig(env.Client), "node-role"))
+	if err != nil {
+		return err
+	}
+	return server.KeepRole(ctx, client, name)
 }
 
 // dnsAddresses returns the tenth address of each service range: the cluster's DNS Service.

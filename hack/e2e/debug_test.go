@@ -7,6 +7,8 @@ package e2e
 import (
 	"strings"
 	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 func TestLogsExecAndEvents(t *testing.T) {
@@ -22,5 +24,18 @@ func TestLogsExecAndEvents(t *testing.T) {
 	}
 	if out := kubectl(t, "-n", "sample", "describe", "pod", pods[0]); !strings.Contains(out, "Scheduled") || !strings.Contains(out, "Started") {
 		t.Errorf("describe shows no events:\n%s", out)
+	}
+}
+
+func TestNodesShowTheirRoles(t *testing.T) {
+	nodes, err := env.client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range nodes.Items {
+		_, has := n.Labels["node-role.kubernetes.io/control-plane"]
+		if want := strings.HasPrefix(n.Name, "server-"); has != want {
+			t.Errorf("%s has the control plane's role: %t, want %t", n.Name, has, want)
+		}
 	}
 }
