@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/containerd/containerd/v2/cmd/containerd/command"
+	"github.com/containerd/containerd/v2/version"
 
 	"github.com/fairlead/fairlead/dataplane/containerd/shim"
 )
@@ -40,6 +42,7 @@ func Dispatch(args []string) (code int, ran bool) {
 
 // Main is containerd's daemon command line; args[0] is the program name.
 func Main(args []string) int {
+	version.Version = strings.TrimSuffix(version.Version, "+unknown") // said by a build that is not containerd's own
 	if err := command.App().Run(context.Background(), append([]string{DaemonName}, args[1:]...)); err != nil {
 		fmt.Fprintln(os.Stderr, "containerd:", err)
 		return 1
