@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
@@ -68,13 +69,21 @@ func (o *nodeOptions) register(f *pflag.FlagSet) {
 
 func (o *nodeOptions) nodeName() (string, error) {
 	if o.name != "" {
-		return o.name, nil
+		return checkNodeName(o.name)
 	}
 	name, err := os.Hostname()
 	if err != nil {
 		return "", fmt.Errorf("name of this host: %w; give --node-name", err)
 	}
-	return strings.ToLower(name), nil
+	return checkNodeName(strings.ToLower(name))
+}
+
+// checkNodeName refuses early what the API server would refuse at registration, again and again.
+func checkNodeName(name string) (string, error) {
+	if problems := validation.IsDNS1123Subdomain(name); len(problems) > 0 {
+		return "", fmt.Errorf("%q cannot be this node's name (%s); give another by --node-name", name, strings.Join(problems, "; "))
+	}
+	return name, nil
 }
 
 // run runs the node until ctx ends.
