@@ -1,168 +1,132 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command dns measures Fairlead's DNS server beside CoreDNS with its own kubernetes plugin: the same objects from the same API, one server at a time in a
-// process of its own, the same load from this process. Load and server share the machine's cores, as on a node. It prints what it measured and nothing else.
+// Command dns measures Fairlead's DNS server beside CoreDNS with its own kubernetes plugin: the same objects, the same load, in turns. Each server is a process as it is
+// in use, pinned to one core; the load comes from this process on the other cores.
 package main
 
 import (
 	"context"
 	"flag"
 	"fmt"
-	"net"
 	"os"
-	"os/exec"
 	"os/signal"
-	"strconv"
-	"strings"
+	"runtime"
 	"time"
 
-	"github.com/miekg/dns"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	"github.com/fairlead/fairlead/dataplane/dns/dnstest"
+	"github.com/fairlead/fairlead/hack/bench/report"
 )
 
 type options struct {
-	services, endpoints, workers int
-	duration                     time.Duration
-	child, api, upstream         string
-	port                         int
+	services, endpoints int
+	sockets, window     int
+	rounds              int
+	duration            time.Duration
+	server, coredns     string
 }
 
 func main() {
 	var o options
 	flag.IntVar(&o.services, "services", 5000, "services")
 	flag.IntVar(&o.endpoints, "endpoints", 50000, "endpoints of all services together")
-	flag.IntVar(&o.workers, "workers", 16, "clients that ask at the same time")
-	flag.DurationVar(&o.duration, "duration", 5*time.Second, "time of each measurement")
-	flag.StringVar(&o.child, "child", "", "internal: the server to be")
-	flag.StringVar(&o.api, "api", "", "internal: URL of the objects")
-	flag.StringVar(&o.upstream, "upstream", "", "internal: server for other names")
-	flag.IntVar(&o.port, "port", 0, "internal: port to answer on")
+	flag.IntVar(&o.sockets, "sockets", 4, "client sockets")
+	flag.IntVar(&o.window, "window", 8, "look-ups in flight on each socket")
+	flag.IntVar(&o.rounds, "rounds", 3, "times that each server takes each load")
+	flag.DurationVar(&o.duration, "duration", 2*time.Second, "time of each measurement")
+	flag.StringVar(&o.server, "server", "", "fairlead-dns (default: built)")
+	flag.StringVar(&o.coredns, "coredns", "", "the program of hack/bench/dns/coredns (default: built)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	var err error
-	if o.child != "" {
-		err = serve(ctx, o)
-	} else {
-		err = o.run(ctx)
-	}
-	if err != nil {
+	if err := o.run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "bench dns:", err)
 		os.Exit(1)
 	}
 }
 
 func (o options) run(ctx context.Context) error {
-	api := objects(o.services, o.endpoints).Serve()
+	dir, err := os.MkdirTemp("", "bench-dns")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if o.server, err = program(ctx, o.server, dir, "github.com/fairlead/fairlead/cmd/fairlead-dns"); err != nil {
+		return err
+	}
+	if o.coredns, err = program(ctx, o.coredns, dir, "github.com/fairlead/fairlead/hack/bench/dns/coredns"); err != nil {
+		return err
+	}
+	all := objects(o.services, o.endpoints)
+	api := all.Serve()
 	defer api.Close()
-	o.api = api.URL
 	upstream, stop, err := world()
 	if err != nil {
 		return err
 	}
 	defer stop()
-	o.upstream = upstream
-	fmt.Printf("%d services, %d endpoints, %d clients, %s for each row; a look-up is what an application waits for\n", o.services, o.endpoints, o.workers, o.duration)
-	fmt.Printf("%-10s %-34s %12s %10s %10s %8s %12s %10s\n", "server", "look-up", "look-ups/s", "p50", "p99", "failed", "CPU each", "resident")
-	for _, server := range []string{"fairlead", "coredns"} {
-		if err := o.measure(ctx, server); err != nil {
-			return fmt.Errorf("%s: %w", server, err)
+	ours, err := startFairlead(ctx, o.server, dir, upstream, all)
+	if err != nil {
+		return err
+	}
+	defer ours.stop()
+	theirs, err := startCoreDNS(ctx, o.coredns, api.URL, upstream, o.services)
+	if err != nil {
+		return err
+	}
+	defer theirs.stop()
+	if runtime.NumCPU() > 1 {
+		for pid, core := range map[int]int{ours.pid: 0, theirs.pid: 0, os.Getpid(): 1} {
+			if err := pin(pid, core); err != nil {
+				return err
+			}
 		}
 	}
-	return nil
-}
-
-// measure starts one server and puts each load on it.
-func (o options) measure(ctx context.Context, server string) error {
-	port, err := freePort()
-	if err != nil {
-		return err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	cmd := exec.Command(self, "-child", server, "-api", o.api, "-upstream", o.upstream, "-port", strconv.Itoa(port))
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	defer func() {
-		_ = cmd.Process.Signal(os.Interrupt) // it may have ended
-		_ = cmd.Wait()                       // measured already
-	}()
-	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-	if err := answers(ctx, address, o.services); err != nil {
-		return err
-	}
+	fmt.Printf("%d services, %d endpoints; %d look-ups in flight on each of %d sockets; %d rounds of %s\n", o.services, o.endpoints, o.window, o.sockets, o.rounds, o.duration)
+	rep := report.New("dns")
+	idle := [2]float64{resident(ours.pid), resident(theirs.pid)}
 	for _, l := range loads(o.services) {
-		before := cpuTime(cmd.Process.Pid)
-		r := o.load(ctx, address, l)
-		each := time.Duration(0)
-		if r.answered > 0 {
-			each = ((cpuTime(cmd.Process.Pid) - before) / time.Duration(r.answered)).Round(100 * time.Nanosecond)
+		if err := o.compare(ctx, rep, l, ours, theirs); err != nil {
+			return err
 		}
-		fmt.Printf("%-10s %-34s %12.0f %10s %10s %8d %12s %7d MB\n", server, l.about, r.rate, r.p50, r.p99, r.failed, each, resident(cmd.Process.Pid)>>20)
 	}
+	busy := [2]float64{resident(ours.pid), resident(theirs.pid)}
+	rep.Add(report.Figure("before the load", "resident", "MB", idle[0]).Against("coredns", idle[:1], idle[1:]).AtMost(0.5),
+		report.Figure("after the load", "resident", "MB", busy[0]).Against("coredns", busy[:1], busy[1:]).AtMost(0.5))
+	if err := rep.Print(os.Stdout); err != nil {
+		return err
+	}
+	_, err = rep.Write("out/bench")
+	return err
+}
+
+// compare puts one load on both servers in turns.
+func (o options) compare(ctx context.Context, rep *report.Report, l load, ours, theirs *running) error {
+	var rate, p50, p99, cpu [2][]float64
+	for range o.rounds {
+		for i, s := range []*running{ours, theirs} {
+			before := cpuTime(s.pid)
+			r, err := o.load(ctx, s.address, l)
+			if err != nil {
+				return fmt.Errorf("%s, %s: %w", s.name, l.about, err)
+			}
+			if r.failed > r.answered/1000 {
+				return fmt.Errorf("%s, %s: %d of %d look-ups failed", s.name, l.about, r.failed, r.answered+r.failed)
+			}
+			rate[i] = append(rate[i], r.rate)
+			p50[i], p99[i] = append(p50[i], r.p50.Seconds()*1e6), append(p99[i], r.p99.Seconds()*1e6)
+			cpu[i] = append(cpu[i], (cpuTime(s.pid)-before).Seconds()*1e6/float64(max(r.answered, 1)))
+		}
+	}
+	rep.Add(report.Figure(l.about, "look-ups", "1/s", rate[0]...).Against("coredns", rate[0], rate[1]).AtLeast(l.target),
+		report.Figure(l.about, "p50", "us", p50[0]...).Against("coredns", p50[0], p50[1]),
+		report.Figure(l.about, "p99", "us", p99[0]...).Against("coredns", p99[0], p99[1]),
+		report.Figure(l.about, "server CPU each", "us", cpu[0]...).Against("coredns", cpu[0], cpu[1]))
 	return ctx.Err()
-}
-
-// answers waits until the server knows the last service.
-func answers(ctx context.Context, address string, services int) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
-	c := &dns.Client{Timeout: time.Second}
-	for {
-		r, _, err := c.ExchangeContext(ctx, new(dns.Msg).SetQuestion(serviceName(services-1), dns.TypeA), address)
-		if err == nil && len(r.Answer) > 0 {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("does not answer: %v", err)
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-}
-
-// cpuTime is what a process has used of the cores, which other work on the machine does not change as much as it does rates.
-func cpuTime(pid int) time.Duration {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
-	}
-	f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	user, _ := strconv.Atoi(f[11])   // fields 14 and 15 of proc(5), in ticks of 10 ms
-	system, _ := strconv.Atoi(f[12]) // the kernel writes numbers
-	return time.Duration(user+system) * 10 * time.Millisecond
-}
-
-func resident(pid int) int {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(status)) {
-		if f := strings.Fields(line); len(f) > 1 && f[0] == "VmRSS:" {
-			kb, _ := strconv.Atoi(f[1]) // the kernel writes a number
-			return kb << 10
-		}
-	}
-	return 0
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 func namespace(i int) string { return fmt.Sprintf("ns-%d", i%100) }
