@@ -103,6 +103,18 @@ func TestServiceAndEndpointsFollowTheNodes(t *testing.T) {
 	}
 }
 
+func TestNodeWithoutDNSServerIsNotReady(t *testing.T) {
+	down := node("a", corev1.ConditionTrue, "10.0.0.1")
+	down.Annotations = map[string]string{"fairlead.io/dns": "down"}
+	up := node("b", corev1.ConditionTrue, "10.0.0.2")
+	if *facts(down).endpoint(facts(down).addrs[0]).Conditions.Ready || !*facts(up).endpoint(facts(up).addrs[0]).Conditions.Ready {
+		t.Error("want the endpoint of the node whose DNS server is down not ready, the other's ready")
+	}
+	if facts(down).equal(facts(node("a", corev1.ConditionTrue, "10.0.0.1"))) {
+		t.Error("the annotation's coming and going would not be noticed")
+	}
+}
+
 func TestServiceIsMadeWhenAbsent(t *testing.T) {
 	client := fake.NewClientset()
 	sync(t, client)

@@ -25,7 +25,7 @@ import (
 type options struct {
 	services, endpoints int
 	sockets, window     int
-	rounds              int
+	rounds, changes     int
 	duration            time.Duration
 	server, coredns     string
 }
@@ -37,6 +37,7 @@ func main() {
 	flag.IntVar(&o.sockets, "sockets", 4, "client sockets")
 	flag.IntVar(&o.window, "window", 8, "look-ups in flight on each socket")
 	flag.IntVar(&o.rounds, "rounds", 3, "times that each server takes each load")
+	flag.IntVar(&o.changes, "changes", 1000, "changes of an endpoint, of each of which it is measured when it is answered")
 	flag.DurationVar(&o.duration, "duration", 2*time.Second, "time of each measurement")
 	flag.StringVar(&o.server, "server", "", "fairlead-dns (default: built)")
 	flag.StringVar(&o.coredns, "coredns", "", "the program of hack/bench/dns/coredns (default: built)")
@@ -97,6 +98,11 @@ func (o options) run(ctx context.Context) error {
 	busy := [2]float64{resident(ours.pid), resident(theirs.pid)}
 	rep.Add(report.Figure("before the load", "resident", "MB", idle[0]).Against("coredns", idle[:1], idle[1:]).AtMost(0.5),
 		report.Figure("after the load", "resident", "MB", busy[0]).Against("coredns", busy[:1], busy[1:]).AtMost(0.5))
+	p50, p99, err := changes(ctx, ours, o.changes)
+	if err != nil {
+		return err
+	}
+	rep.Add(report.Figure("endpoint changed in the agent's tables to answer", "p50", "ms", p50), report.Figure("endpoint changed in the agent's tables to answer", "p99", "ms", p99).AtMost(10))
 	if err := rep.Print(os.Stdout); err != nil {
 		return err
 	}

@@ -30,6 +30,7 @@ type running struct {
 	address string
 	pid     int
 	stop    func()
+	tables  *tables.Tables // of the agent that feeds it
 }
 
 // program returns the executable of package pkg: given, or built into dir.
@@ -65,7 +66,7 @@ func startFairlead(ctx context.Context, program, dir, upstream string, o *dnstes
 		Settings: link.Settings{Domain: "cluster.local", Listen: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Port: port, Upstreams: []string{upstream}, ResolvConf: "/dev/null"},
 	}
 	go func() { done <- keeper.Run(ctx, cfg) }()
-	r := &running{name: "fairlead", address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
+	r := &running{name: "fairlead", address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), tables: t}
 	r.stop = func() {
 		cancel()
 		<-done
