@@ -34,16 +34,19 @@ import (
 	internalapi "k8s.io/cri-api/pkg/apis"
 	cri "k8s.io/cri-client/pkg"
 	"k8s.io/klog/v2"
+	registrationapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	"github.com/fairlead/fairlead/dataplane/kubelet/cgroups"
 	"github.com/fairlead/fairlead/dataplane/kubelet/criconfig"
+	"github.com/fairlead/fairlead/dataplane/kubelet/csi"
 	"github.com/fairlead/fairlead/dataplane/kubelet/downward"
 	"github.com/fairlead/fairlead/dataplane/kubelet/images"
 	"github.com/fairlead/fairlead/dataplane/kubelet/node"
 	"github.com/fairlead/fairlead/dataplane/kubelet/objects"
 	"github.com/fairlead/fairlead/dataplane/kubelet/observed"
 	"github.com/fairlead/fairlead/dataplane/kubelet/pleg"
+	"github.com/fairlead/fairlead/dataplane/kubelet/plugins"
 	"github.com/fairlead/fairlead/dataplane/kubelet/podworker"
 	"github.com/fairlead/fairlead/dataplane/kubelet/probes"
 	"github.com/fairlead/fairlead/dataplane/kubelet/resolv"
@@ -75,6 +78,7 @@ type kubelet struct {
 	pleg    *pleg.Watcher
 	cgroups *cgroups.Manager
 	volumes *volumes.Host
+	csi     *csi.Volumes
 	health  *health
 	stats   *stats.Collector
 	static  *static
@@ -175,9 +179,15 @@ func Run(ctx context.Context, cfg Config) error {
 	})
 	defer prober.Wait()
 	prober.Probed = k.metrics.probed
+	drivers := &csi.Drivers{Client: k.client, NodeName: cfg.NodeName}
+	defer drivers.Close()
+	if k.csi, err = csi.New(drivers, cfg.DataDir); err != nil {
+		log.Error(err, "Volumes of CSI drivers that were there before")
+	}
+	k.csi.Tokens, k.csi.InUse = k.tokens.forDriver, k.keeper.Poke
 	k.volumes = &volumes.Host{Root: cfg.DataDir, Source: volumes.Source{
 		ConfigMap: objectCache.ConfigMap, Secret: objectCache.Secret, Token: k.tokens.get, Claim: k.claim,
-	}, Observe: k.metrics.volume}
+	}, Observe: k.metrics.volume, CSI: k.csi}
 	runtimeName := "containerd"
 	if version, err := k.health.version(ctx); err == nil {
 		runtimeName = version.RuntimeName
@@ -210,6 +220,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	k.health.setPressure(keeping.conditions)
 	running.Go(func() { keeping.run(ctx) })
+	running.Go(func() { k.watchPlugins(ctx, drivers) })
 	running.Go(func() { k.shutdown.Run(ctx) })
 	close(ready)
 	running.Go(func() { writer.Run(ctx) })
@@ -220,6 +231,16 @@ func Run(ctx context.Context, cfg Config) error {
 	err = k.serve(ctx, listener, &running)
 	cancel()
 	return err
+}
+
+// watchPlugins takes plugins into use that put their sockets into the registration directory.
+func (k *kubelet) watchPlugins(ctx context.Context, drivers *csi.Drivers) {
+	watcher := &plugins.Watcher{Dir: filepath.Join(k.cfg.DataDir, "plugins_registry"), Handlers: map[string]plugins.Handler{
+		registrationapi.CSIPlugin: drivers,
+	}}
+	if err := watcher.Run(ctx); err != nil {
+		klog.FromContext(ctx).Error(err, "Plugins of this node are not looked for")
+	}
 }
 
 // endingPods is how a shutdown of the machine sees and ends pods.
@@ -252,6 +273,9 @@ func (k *kubelet) volumeStats(ctx context.Context, pod *v1.Pod, volume *v1.Volum
 	if name == "" {
 		return nil, nil
 	}
+	if fs := k.csi.Stats(ctx, pod.UID, volume.Name); fs != nil {
+		return fs, &statsapi.PVCReference{Namespace: pod.Namespace, Name: name}
+	}
 	path, err := k.volumes.Path(ctx, pod, volume)
 	if err != nil {
 		return nil, nil
@@ -271,6 +295,7 @@ func (k *kubelet) nodeOptions(capacity v1.ResourceList) node.Options {
 		Port: int32(k.cfg.Port), Version: Version, Machine: k.machine, Capacity: k.capacity,
 		Reserved:       []v1.ResourceList{k.cfg.Reserved, k.cfg.evictionReserve(capacity)},
 		RuntimeVersion: k.health.runtimeVersion, Conditions: k.health.conditions, Images: k.nodeImages, RuntimeHandlers: k.health.handlers,
+		VolumesInUse: func() []v1.UniqueVolumeName { return k.csi.Names() },
 	}
 }
 
@@ -335,6 +360,9 @@ func (k *kubelet) sweep(ctx context.Context, pods map[types.UID]*observed.Pod) {
 			k.workers.Orphan(pod)
 		}
 	}
+	if err := k.csi.Sweep(ctx); err != nil {
+		klog.FromContext(ctx).Error(err, "Volumes left staged")
+	}
 	dirs, err := k.volumes.Orphans()
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "Cannot look for volumes left over")
@@ -370,16 +398,20 @@ func (k *kubelet) runtimeHandler(class string) (string, error) {
 	return found.Handler, nil
 }
 
-// claim returns the volume bound to a claim.
-func (k *kubelet) claim(ctx context.Context, namespace, name string) (*v1.PersistentVolume, error) {
+// claim returns a claim with the volume it is bound to.
+func (k *kubelet) claim(ctx context.Context, namespace, name string) (*v1.PersistentVolumeClaim, *v1.PersistentVolume, error) {
 	claim, err := k.client.CoreV1().PersistentVolumeClaims(namespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("persistent volume claim %s: %w", name, err)
+		return nil, nil, fmt.Errorf("persistent volume claim %s: %w", name, err)
 	}
 	if claim.Spec.VolumeName == "" || claim.Status.Phase != v1.ClaimBound {
-		return nil, fmt.Errorf("persistent volume claim %s is not bound", name)
+		return nil, nil, fmt.Errorf("persistent volume claim %s is not bound", name)
 	}
-	return k.client.CoreV1().PersistentVolumes().Get(ctx, claim.Spec.VolumeName, metav1.GetOptions{})
+	volume, err := k.client.CoreV1().PersistentVolumes().Get(ctx, claim.Spec.VolumeName, metav1.GetOptions{})
+	if err != nil {
+		return nil, nil, fmt.Errorf("persistent volume of claim %s: %w", name, err)
+	}
+	return claim, volume, nil
 }
 
 // nodeImages lists the biggest images for the node's status.

@@ -4,12 +4,14 @@ package kubelet
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	gosync "sync"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	v1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -154,6 +156,30 @@ func newTokens(client kubernetes.Interface) *tokens {
 
 // get returns a token for the pod's service account, bound to the pod.
 func (t *tokens) get(ctx context.Context, pod *v1.Pod, audience string, seconds *int64) (string, error) {
+	kept, err := t.fresh(ctx, pod, audience, seconds)
+	return kept.token, err
+}
+
+// forDriver returns the tokens a CSI driver asks for, by audience, as the JSON it expects.
+func (t *tokens) forDriver(ctx context.Context, pod *v1.Pod, requests []storagev1.TokenRequest) (string, error) {
+	type issued struct {
+		Token   string      `json:"token"`
+		Expires metav1.Time `json:"expirationTimestamp"`
+	}
+	out := map[string]issued{}
+	for _, request := range requests {
+		kept, err := t.fresh(ctx, pod, request.Audience, request.ExpirationSeconds)
+		if err != nil {
+			return "", err
+		}
+		out[request.Audience] = issued{kept.token, metav1.NewTime(kept.expires)}
+	}
+	text, err := json.Marshal(out)
+	return string(text), err
+}
+
+// fresh returns a token that lasts, a kept one if there is one.
+func (t *tokens) fresh(ctx context.Context, pod *v1.Pod, audience string, seconds *int64) (keptToken, error) {
 	name := pod.Spec.ServiceAccountName
 	if name == "" {
 		name = "default"
@@ -168,7 +194,7 @@ func (t *tokens) get(ctx context.Context, pod *v1.Pod, audience string, seconds 
 	kept, ok := t.kept[id]
 	t.mu.Unlock()
 	if ok && now.Before(kept.renew) {
-		return kept.token, nil
+		return kept, nil
 	}
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
 		ExpirationSeconds: &life,
@@ -180,9 +206,9 @@ func (t *tokens) get(ctx context.Context, pod *v1.Pod, audience string, seconds 
 	issued, err := t.client.CoreV1().ServiceAccounts(pod.Namespace).CreateToken(ctx, name, request, metav1.CreateOptions{})
 	if err != nil {
 		if ok && now.Before(kept.expires) {
-			return kept.token, nil // still good; the next try is soon
+			return kept, nil // still good; the next try is soon
 		}
-		return "", fmt.Errorf("token of service account %s: %w", name, err)
+		return keptToken{}, fmt.Errorf("token of service account %s: %w", name, err)
 	}
 	expires := issued.Status.ExpirationTimestamp.Time
 	t.mu.Lock()
@@ -197,5 +223,5 @@ func (t *tokens) get(ctx context.Context, pod *v1.Pod, audience string, seconds 
 		renew = day
 	}
 	t.kept[id] = keptToken{token: issued.Status.Token, renew: renew, expires: expires}
-	return issued.Status.Token, nil
+	return t.kept[id], nil
 }

@@ -60,6 +60,7 @@ type Options struct {
 	DeviceCapacity   func() (capacity, allocatable v1.ResourceList)
 	Conditions       func(ctx context.Context) []Condition
 	Images           func(ctx context.Context) []v1.ContainerImage
+	VolumesInUse     func() []v1.UniqueVolumeName // may be nil
 	Unschedulable    bool
 	RuntimeHandlers  func() []v1.NodeRuntimeHandler
 	UserNSSupported  bool
@@ -357,6 +358,9 @@ func (k *Keeper) fill(ctx context.Context, node *v1.Node) {
 	}
 	if o.Images != nil {
 		s.Images = o.Images(ctx)
+	}
+	if o.VolumesInUse != nil {
+		s.VolumesInUse = o.VolumesInUse()
 	}
 	now := metav1.Now()
 	for _, c := range o.Conditions(ctx) {

@@ -211,6 +211,9 @@ func (w *worker) configure(ctx context.Context, pod *v1.Pod, seen *observed.Pod,
 		mounts = append(mounts, hosts)
 	}
 	in := criconfig.Inputs{Pod: pod, Container: container, Kind: a.Kind, Attempt: a.Attempt, Image: image, Env: env, Mounts: mounts, UserNS: userns}
+	if in.Devices, err = w.Volumes.Devices(ctx, pod, container); err != nil {
+		return nil, err
+	}
 	if w.Devices != nil {
 		devices, err := w.Devices(pod, container)
 		if err != nil {
@@ -219,7 +222,7 @@ func (w *worker) configure(ctx context.Context, pod *v1.Pod, seen *observed.Pod,
 		for _, name := range slices.Sorted(maps.Keys(devices.Env)) {
 			in.Env = append(in.Env, &runtimeapi.KeyValue{Key: name, Value: []byte(devices.Env[name])})
 		}
-		in.Mounts, in.Devices, in.CDIDevices = append(in.Mounts, devices.Mounts...), devices.Devices, devices.CDI
+		in.Mounts, in.Devices, in.CDIDevices = append(in.Mounts, devices.Mounts...), append(in.Devices, devices.Devices...), devices.CDI
 	}
 	if a.Kind == sync.Ephemeral {
 		for i := range pod.Spec.EphemeralContainers {

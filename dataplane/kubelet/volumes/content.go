@@ -20,8 +20,8 @@ type Source struct {
 	Token func(ctx context.Context, pod *v1.Pod, audience string, seconds *int64) (string, error)
 	// TrustBundle returns the PEM certificates of cluster trust bundles.
 	TrustBundle func(ctx context.Context, projection *v1.ClusterTrustBundleProjection) ([]byte, error)
-	// Claim returns the volume bound to a claim.
-	Claim func(ctx context.Context, namespace, name string) (*v1.PersistentVolume, error)
+	// Claim returns a claim that is bound, with its volume.
+	Claim func(ctx context.Context, namespace, name string) (*v1.PersistentVolumeClaim, *v1.PersistentVolume, error)
 }
 
 // content collects the files of one volume.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -94,7 +95,52 @@ func (h *Host) Path(ctx context.Context, pod *v1.Pod, volume *v1.Volume) (string
 	case volume.HostPath != nil:
 		return hostPath(volume.HostPath)
 	}
-	return h.claim(ctx, pod, volume)
+	path, _, err := h.bound(ctx, pod, volume)
+	return path, err
+}
+
+// bound is where a volume of a driver or of a claim is, and whether it is a block device.
+func (h *Host) bound(ctx context.Context, pod *v1.Pod, volume *v1.Volume) (path string, device bool, err error) {
+	var pv *v1.PersistentVolume
+	if volume.CSI == nil {
+		if _, pv, err = h.claim(ctx, pod, volume); err != nil {
+			return "", false, err
+		}
+		if pv.Spec.CSI == nil {
+			return local(pv)
+		}
+	}
+	if h.CSI == nil {
+		return "", false, errors.New("this node has no CSI drivers")
+	}
+	return h.CSI.Path(pod.UID, volume.Name)
+}
+
+// Devices returns the block devices a container asks for; SetUp must have succeeded.
+func (h *Host) Devices(ctx context.Context, pod *v1.Pod, container *v1.Container) ([]*runtimeapi.Device, error) {
+	var out []*runtimeapi.Device
+	for _, wanted := range container.VolumeDevices {
+		i := slices.IndexFunc(pod.Spec.Volumes, func(v v1.Volume) bool { return v.Name == wanted.Name })
+		if i < 0 {
+			return nil, fmt.Errorf("volume %q of device %s is not in the pod", wanted.Name, wanted.DevicePath)
+		}
+		path, device, err := h.bound(ctx, pod, &pod.Spec.Volumes[i])
+		if err != nil {
+			return nil, err
+		}
+		if !device {
+			return nil, fmt.Errorf("volume %q has volumeMode Filesystem, but is used as device %s", wanted.Name, wanted.DevicePath)
+		}
+		if path, err = filepath.EvalSymlinks(path); err != nil {
+			return nil, err
+		}
+		permissions := "mrw"
+		if claim := pod.Spec.Volumes[i].PersistentVolumeClaim; claim != nil && claim.ReadOnly {
+			permissions = "r"
+		}
+		out = append(out, &runtimeapi.Device{HostPath: path, ContainerPath: wanted.DevicePath, Permissions: permissions})
+	}
+	return out, nil
 }
 
 // hostPath makes a directory where an untyped hostPath names nothing: a bind mount needs something to bind.

@@ -15,17 +15,32 @@ import (
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fairlead/fairlead/dataplane/kubelet/downward"
 )
 
+const tearDownTimeout = 2 * time.Minute
+
 // Host makes volumes on this node.
 type Host struct {
 	Root   string // <Root>/pods is ours
 	Source Source
+	// CSI makes volumes of drivers. Nil: there are none.
+	CSI Drivers
 	// Observe is told how long steps of volumes' lives took, by plugin and operation. May be nil.
 	Observe func(plugin, operation string, took time.Duration, err error)
+}
+
+// Drivers make volumes with programs outside this process. SetUp and TearDown may be called again at any time, also after a crash.
+type Drivers interface {
+	// SetUp makes one volume; pv and claim are nil for an inline one. applyGroup tells that the caller gives its content to the pod's fsGroup.
+	SetUp(ctx context.Context, pod *v1.Pod, volume *v1.Volume, claim *v1.PersistentVolumeClaim, pv *v1.PersistentVolume) (applyGroup bool, err error)
+	// Path is where a volume of a pod is, and whether it is a block device.
+	Path(uid types.UID, volume string) (path string, block bool, err error)
+	// TearDown takes all volumes of a pod away.
+	TearDown(ctx context.Context, uid types.UID) error
 }
 
 func (h *Host) observe(plugin, operation string, started time.Time, err error) {
@@ -88,8 +103,22 @@ func (h *Host) setUp(ctx context.Context, pod *v1.Pod, volume *v1.Volume, facts 
 			return err
 		}
 		return h.write(pod, "projected", volume.Name, c.files, true)
+	case volume.CSI != nil:
+		return h.driven(ctx, pod, volume, nil, nil)
 	case volume.PersistentVolumeClaim != nil, volume.Ephemeral != nil:
-		_, err := h.claim(ctx, pod, volume)
+		claim, pv, err := h.claim(ctx, pod, volume)
+		if err == nil && pv.Spec.CSI != nil {
+			return h.driven(ctx, pod, volume, claim, pv)
+		}
+		if err == nil && pv.Spec.Local != nil && !block(pv) {
+			err = applyFSGroup(pv.Spec.Local.Path, pod)
+		}
+		if err == nil && pv.Spec.HostPath != nil {
+			err = checkHostPath(pv.Spec.HostPath)
+		}
+		if err == nil {
+			_, _, err = local(pv)
+		}
 		return err
 	}
 	return errors.New("this kind of volume is not supported")
@@ -129,23 +158,48 @@ func ClaimName(pod *v1.Pod, volume *v1.Volume) string {
 	return ""
 }
 
-// claim returns the host directory of a volume bound to a claim: local and hostPath volumes need no driver.
-func (h *Host) claim(ctx context.Context, pod *v1.Pod, volume *v1.Volume) (string, error) {
-	pv, err := h.Source.Claim(ctx, pod.Namespace, ClaimName(pod, volume))
-	if err != nil {
-		return "", err
+// claim returns the claim a volume is bound by, with the persistent volume.
+func (h *Host) claim(ctx context.Context, pod *v1.Pod, volume *v1.Volume) (*v1.PersistentVolumeClaim, *v1.PersistentVolume, error) {
+	claim, pv, err := h.Source.Claim(ctx, pod.Namespace, ClaimName(pod, volume))
+	if err == nil && volume.Ephemeral != nil && !metav1.IsControlledBy(claim, pod) {
+		err = fmt.Errorf("PVC %s/%s was not created for pod %s/%s (pod is not owner)", claim.Namespace, claim.Name, pod.Namespace, pod.Name)
 	}
+	return claim, pv, err
+}
+
+// driven has a driver make the volume.
+func (h *Host) driven(ctx context.Context, pod *v1.Pod, volume *v1.Volume, claim *v1.PersistentVolumeClaim, pv *v1.PersistentVolume) error {
+	if h.CSI == nil {
+		return errors.New("this node has no CSI drivers")
+	}
+	applyGroup, err := h.CSI.SetUp(ctx, pod, volume, claim, pv)
+	if err != nil || !applyGroup {
+		return err
+	}
+	path, _, err := h.CSI.Path(pod.UID, volume.Name)
+	if err != nil {
+		return err
+	}
+	return applyFSGroup(path, pod)
+}
+
+func block(pv *v1.PersistentVolume) bool {
+	return pv.Spec.VolumeMode != nil && *pv.Spec.VolumeMode == v1.PersistentVolumeBlock
+}
+
+// local is where a volume is that needs no driver, and whether it is a block device.
+func local(pv *v1.PersistentVolume) (path string, device bool, err error) {
 	switch {
 	case pv.Spec.Local != nil:
-		if err := applyFSGroup(pv.Spec.Local.Path, pod); err != nil {
-			return "", err
+		info, err := os.Stat(pv.Spec.Local.Path)
+		if err == nil && block(pv) != (info.Mode()&os.ModeDevice != 0) {
+			err = fmt.Errorf("persistent volume %s: %s is %s, which does not fit its volumeMode", pv.Name, pv.Spec.Local.Path, info.Mode())
 		}
-		_, err := os.Stat(pv.Spec.Local.Path)
-		return pv.Spec.Local.Path, err
+		return pv.Spec.Local.Path, block(pv), err
 	case pv.Spec.HostPath != nil:
-		return pv.Spec.HostPath.Path, checkHostPath(pv.Spec.HostPath)
+		return pv.Spec.HostPath.Path, false, nil
 	}
-	return "", fmt.Errorf("persistent volume %q needs a driver that this node does not have", pv.Name)
+	return "", false, fmt.Errorf("persistent volume %q needs a driver that this node does not have", pv.Name)
 }
 
 func (h *Host) emptyDir(pod *v1.Pod, volume *v1.Volume) error {
@@ -321,6 +375,16 @@ func (h *Host) TearDown(uid types.UID) error {
 	dir := h.PodDir(uid)
 	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil
+	}
+	if err := unmountBelow(filepath.Join(dir, "volume-subpaths")); err != nil {
+		return err
+	}
+	if h.CSI != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), tearDownTimeout)
+		defer cancel()
+		if err := h.CSI.TearDown(ctx, uid); err != nil {
+			return err
+		}
 	}
 	if err := unmountBelow(dir); err != nil {
 		return err
