@@ -65,6 +65,9 @@ func (k *kubelet) room(pod *v1.Pod) (reason, message string) {
 	}
 	for name, wanted := range podresource.PodRequests(pod, podresource.PodResourcesOptions{}) {
 		has, ok := allocatable[name]
+		if k.devices.Has(name) {
+			continue // the device manager knows better what is free
+		}
 		if wanted.IsZero() || !ok && name != v1.ResourceCPU && name != v1.ResourceMemory {
 			continue
 		}

@@ -120,3 +120,13 @@ func (h *health) learn(response *runtimeapi.StatusResponse) {
 	defer h.mu.Unlock()
 	h.handler = out
 }
+
+// userNamespaces tells whether a handler can give pods user namespaces of their own.
+func (h *health) userNamespaces(name string) bool {
+	for _, handler := range h.handlers() {
+		if handler.Name == name {
+			return handler.Features != nil && handler.Features.UserNamespaces != nil && *handler.Features.UserNamespaces
+		}
+	}
+	return false
+}

@@ -40,6 +40,7 @@ import (
 	"github.com/fairlead/fairlead/dataplane/kubelet/cgroups"
 	"github.com/fairlead/fairlead/dataplane/kubelet/criconfig"
 	"github.com/fairlead/fairlead/dataplane/kubelet/csi"
+	"github.com/fairlead/fairlead/dataplane/kubelet/devices"
 	"github.com/fairlead/fairlead/dataplane/kubelet/downward"
 	"github.com/fairlead/fairlead/dataplane/kubelet/images"
 	"github.com/fairlead/fairlead/dataplane/kubelet/node"
@@ -53,6 +54,7 @@ import (
 	"github.com/fairlead/fairlead/dataplane/kubelet/shutdown"
 	"github.com/fairlead/fairlead/dataplane/kubelet/stats"
 	"github.com/fairlead/fairlead/dataplane/kubelet/status"
+	"github.com/fairlead/fairlead/dataplane/kubelet/userns"
 	"github.com/fairlead/fairlead/dataplane/kubelet/volumes"
 )
 
@@ -79,6 +81,8 @@ type kubelet struct {
 	cgroups *cgroups.Manager
 	volumes *volumes.Host
 	csi     *csi.Volumes
+	devices *devices.Manager
+	ranges  *userns.Ranges
 	health  *health
 	stats   *stats.Collector
 	static  *static
@@ -188,6 +192,16 @@ func Run(ctx context.Context, cfg Config) error {
 	k.volumes = &volumes.Host{Root: cfg.DataDir, Source: volumes.Source{
 		ConfigMap: objectCache.ConfigMap, Secret: objectCache.Secret, Token: k.tokens.get, Claim: k.claim,
 	}, Observe: k.metrics.volume, CSI: k.csi}
+	if k.devices, err = devices.New(ctx, filepath.Join(cfg.DataDir, "device-plugins"), k.keeper.Poke); err != nil {
+		log.Error(err, "Devices of device plugins")
+	}
+	uids, err := k.volumes.Orphans()
+	if err != nil {
+		return fmt.Errorf("kubelet: pods that were here before: %w", err)
+	}
+	if k.ranges, err = userns.New(k.volumes.PodDir, uids, max(cfg.MaxPods, 110)*2); err != nil {
+		log.Error(err, "User namespaces of pods that were here before")
+	}
 	runtimeName := "containerd"
 	if version, err := k.health.version(ctx); err == nil {
 		runtimeName = version.RuntimeName
@@ -198,7 +212,8 @@ func Run(ctx context.Context, cfg Config) error {
 		Node: criconfig.Node{CgroupRoot: cfg.CgroupRoot, PodLogsDir: cfg.PodLogsDir, SeccompDir: filepath.Join(cfg.DataDir, "seccomp"),
 			MemoryBytes: k.machine.MemoryBytes, SeccompDefault: cfg.SeccompDefault},
 		RuntimeName: runtimeName, ClusterDomain: cfg.ClusterDomain, Event: k.events.pod, Services: k.sources.services, Facts: k.facts, DNS: dns.For,
-		RuntimeHandler: k.runtimeHandler, Admit: k.admit, Fits: k.fits, OnStage: k.metrics.stage, Cgroups: countedCgroups{k.cgroups, k.metrics},
+		RuntimeHandler: k.runtimeHandler, Admit: k.admit, Fits: k.fits,
+		Prepare: k.prepare, Devices: k.containerDevices, UserNS: k.userNamespace, Release: k.release, OnStage: k.metrics.stage, Cgroups: countedCgroups{k.cgroups, k.metrics},
 		OnStep: func(kind string, took time.Duration) { k.metrics.worker.WithLabelValues(kind).Observe(took.Seconds()) },
 	})
 	defer k.workers.Wait()
@@ -221,6 +236,7 @@ func Run(ctx context.Context, cfg Config) error {
 	k.health.setPressure(keeping.conditions)
 	running.Go(func() { keeping.run(ctx) })
 	running.Go(func() { k.watchPlugins(ctx, drivers) })
+	running.Go(func() { k.serveDevices(ctx) })
 	running.Go(func() { k.shutdown.Run(ctx) })
 	close(ready)
 	running.Go(func() { writer.Run(ctx) })
@@ -236,11 +252,27 @@ func Run(ctx context.Context, cfg Config) error {
 // watchPlugins takes plugins into use that put their sockets into the registration directory.
 func (k *kubelet) watchPlugins(ctx context.Context, drivers *csi.Drivers) {
 	watcher := &plugins.Watcher{Dir: filepath.Join(k.cfg.DataDir, "plugins_registry"), Handlers: map[string]plugins.Handler{
-		registrationapi.CSIPlugin: drivers,
+		registrationapi.CSIPlugin: drivers, registrationapi.DevicePlugin: devices.Watched{Manager: k.devices},
 	}}
 	if err := watcher.Run(ctx); err != nil {
 		klog.FromContext(ctx).Error(err, "Plugins of this node are not looked for")
 	}
+}
+
+// serveDevices answers device plugins that register, and those who ask which pod has what.
+func (k *kubelet) serveDevices(ctx context.Context) {
+	var both gosync.WaitGroup
+	tell := func(err error) {
+		if err != nil {
+			klog.FromContext(ctx).Error(err, "Device plugins are not served")
+		}
+	}
+	both.Go(func() { tell(k.devices.Run(ctx)) })
+	both.Go(func() {
+		resources := &devices.Resources{Manager: k.devices, Pods: k.endingPods().List}
+		tell(resources.Serve(ctx, filepath.Join(k.cfg.DataDir, "pod-resources", "kubelet.sock")))
+	})
+	both.Wait()
 }
 
 // endingPods is how a shutdown of the machine sees and ends pods.

@@ -32,8 +32,9 @@ type Inputs struct {
 	Mounts      []*runtimeapi.Mount
 	Devices     []*runtimeapi.Device
 	CDIDevices  []*runtimeapi.CDIDevice
-	MessageFile string // of the termination message, on the host; mounted at the container's terminationMessagePath
-	TargetID    string // of the container whose processes an ephemeral container shares
+	Annotations map[string]string // of device plugins, for the runtime
+	MessageFile string            // of the termination message, on the host; mounted at the container's terminationMessagePath
+	TargetID    string            // of the container whose processes an ephemeral container shares
 	UserNS      *runtimeapi.UserNamespace
 }
 
@@ -75,6 +76,11 @@ func Container(in Inputs, node Node) (*runtimeapi.ContainerConfig, error) {
 	if container.Lifecycle != nil && container.Lifecycle.StopSignal != nil {
 		if number, ok := runtimeapi.Signal_value[string(*container.Lifecycle.StopSignal)]; ok {
 			config.StopSignal = runtimeapi.Signal(number)
+		}
+	}
+	for name, value := range in.Annotations {
+		if _, ours := config.Annotations[name]; !ours {
+			config.Annotations[name] = value
 		}
 	}
 	if in.MessageFile != "" && container.TerminationMessagePath != "" {

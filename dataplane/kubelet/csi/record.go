@@ -111,9 +111,10 @@ func (v *Volumes) stagingDir(driver, handle string) string {
 	return filepath.Join(v.Root, "plugins/kubernetes.io/csi", driver, hex.EncodeToString(sum[:]))
 }
 
-func podRecords(podDir string) ([]*record, error) {
-	a, err := readRecords(filepath.Join(escape(podDir), "volumes/kubernetes.io~csi/*", recordFile))
-	b, err2 := readRecords(filepath.Join(escape(podDir), "volumeDevices/kubernetes.io~csi/*", recordFile))
+// podRecords reads the records of the pods whose directories match a pattern.
+func podRecords(pattern string) ([]*record, error) {
+	a, err := readRecords(filepath.Join(pattern, "volumes/kubernetes.io~csi/*", recordFile))
+	b, err2 := readRecords(filepath.Join(pattern, "volumeDevices/kubernetes.io~csi/*", recordFile))
 	if err == nil {
 		err = err2
 	}

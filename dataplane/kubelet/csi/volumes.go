@@ -49,7 +49,7 @@ type volumeLock struct {
 // New reads from disk which volumes are in use.
 func New(drivers *Drivers, root string) (*Volumes, error) {
 	v := &Volumes{Drivers: drivers, Root: root, locks: map[string]*volumeLock{}, users: map[string]map[string]string{}}
-	records, err := podRecords(filepath.Join(root, "pods", "*"))
+	records, err := podRecords(filepath.Join(escape(root), "pods", "*"))
 	for _, r := range records {
 		v.use(r)
 	}

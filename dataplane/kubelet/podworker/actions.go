@@ -118,7 +118,16 @@ func (w *worker) setUpVolumes(ctx context.Context, pod *v1.Pod, seen *observed.P
 	first := !w.volumesReady
 	w.mu.Unlock()
 	var err error
-	if first {
+	if first && w.Prepare != nil {
+		err = w.Prepare(ctx, pod)
+	}
+	var refused *Refusal
+	if errors.As(err, &refused) {
+		w.Event(pod, "", true, refused.Reason, refused.Message)
+		w.fail(refused.Reason, refused.Message, 0, nil)
+		return nil
+	}
+	if first && err == nil {
 		err = w.Cgroups.Create(pod)
 	}
 	if err == nil {
@@ -142,12 +151,14 @@ func (w *worker) tearDown(pod *v1.Pod) error {
 	if err == nil {
 		err = w.Cgroups.Remove(pod)
 	}
+	if err == nil && w.Release != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+		defer cancel()
+		err = w.Release(ctx, pod.UID)
+	}
 	if err != nil {
 		w.pause(context.Background())
 		return err
-	}
-	if w.ReleaseUserNS != nil {
-		w.ReleaseUserNS(pod.UID)
 	}
 	w.mu.Lock()
 	w.volumesReady, w.tornDown = false, true

@@ -215,7 +215,7 @@ func (w *worker) configure(ctx context.Context, pod *v1.Pod, seen *observed.Pod,
 		return nil, err
 	}
 	if w.Devices != nil {
-		devices, err := w.Devices(pod, container)
+		devices, err := w.Devices(ctx, pod, container)
 		if err != nil {
 			return nil, err
 		}
@@ -223,6 +223,7 @@ func (w *worker) configure(ctx context.Context, pod *v1.Pod, seen *observed.Pod,
 			in.Env = append(in.Env, &runtimeapi.KeyValue{Key: name, Value: []byte(devices.Env[name])})
 		}
 		in.Mounts, in.Devices, in.CDIDevices = append(in.Mounts, devices.Mounts...), append(in.Devices, devices.Devices...), devices.CDI
+		in.Annotations = devices.Annotations
 	}
 	if a.Kind == sync.Ephemeral {
 		for i := range pod.Spec.EphemeralContainers {

@@ -53,23 +53,32 @@ type Services struct {
 		Create(pod *v1.Pod) error
 		Remove(pod *v1.Pod) error
 	}
-	// Devices returns what device plugins give a container; nil when there are none.
-	Devices func(pod *v1.Pod, container *v1.Container) (Devices, error)
-	// UserNS returns a pod's user-namespace mapping, nil when it uses the host's; ReleaseUserNS gives it back.
-	UserNS        func(pod *v1.Pod) (*runtimeapi.UserNamespace, error)
-	ReleaseUserNS func(uid types.UID)
+	// Prepare gets what a pod needs beside volumes before anything of it starts: devices and resource claims. It may be called again. A Refusal
+	// means that the pod cannot run here. May be nil.
+	Prepare func(ctx context.Context, pod *v1.Pod) error
+	// Devices returns what device plugins and resource drivers give a container that is about to start. May be nil.
+	Devices func(ctx context.Context, pod *v1.Pod, container *v1.Container) (Devices, error)
+	// UserNS returns a pod's user-namespace mapping, nil when it uses the host's. May be nil.
+	UserNS func(pod *v1.Pod) (*runtimeapi.UserNamespace, error)
+	// Release is told when nothing of a pod is left: what Prepare, Devices and UserNS gave it is free. An error makes it be called again. May be nil.
+	Release func(ctx context.Context, uid types.UID) error
 	// OnStage is told how long stages of a pod's start took, OnStep how long looking at a pod once did, by what was done (sync or terminating).
 	OnStage func(stage string, took time.Duration)
 	OnStep  func(kind string, took time.Duration)
 }
 
-// Devices are a container's share of device plugins.
+// Devices are a container's share of device plugins and resource claims.
 type Devices struct {
-	Env     map[string]string
-	Mounts  []*runtimeapi.Mount
-	Devices []*runtimeapi.Device
-	CDI     []*runtimeapi.CDIDevice
+	Env, Annotations map[string]string
+	Mounts           []*runtimeapi.Mount
+	Devices          []*runtimeapi.Device
+	CDI              []*runtimeapi.CDIDevice
 }
+
+// Refusal is why a pod cannot run on this node.
+type Refusal struct{ Reason, Message string }
+
+func (r *Refusal) Error() string { return r.Reason + ": " + r.Message }
 
 // Workers are the pods of this node. Safe for concurrent use.
 type Workers struct {
