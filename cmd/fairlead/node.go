@@ -43,6 +43,8 @@ type nodeOptions struct {
 	overlay         string
 	noNetwork       bool
 	labels          map[string]string
+	kubeletDir      string
+	limits          nodeLimits
 	upstreamDNS     []string
 	serviceCIDRs    []string
 	clusterCIDRs    []string
@@ -56,8 +58,11 @@ type nodeOptions struct {
 func (o *nodeOptions) register(f *pflag.FlagSet) {
 	f.StringVar(&o.name, "node-name", "", "name of the node (default: the host's name)")
 	f.StringSliceVar(&o.ips, "node-ip", nil, "addresses of the node, at most one per family (default: that of the default route)")
-	f.StringVar(&o.dataDir, "data-dir", "/var/lib/fairlead", "directory for everything that survives a reboot")
+	f.StringVar(&o.dataDir, "data-dir", defaultDataDir, "directory for everything that survives a reboot")
 	f.StringVar(&o.runDir, "run-dir", "/run/fairlead", "directory for sockets")
+	f.StringVar(&o.kubeletDir, "kubelet-dir", "", "directory of pods' volumes and of CSI and device plugins' sockets (default: "+wellKnownKubeletDir+
+		", where plugins expect it, with the default --data-dir; else DATA-DIR/agent/kubelet)")
+	o.limits.register(f)
 	f.StringVar(&o.pinDir, "bpf-dir", "/sys/fs/bpf/fairlead", "directory on a bpffs for pinned maps and links")
 	f.StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
 	f.StringVar(&o.runtimeEndpoint, "container-runtime-endpoint", "", "use this CRI runtime (unix:///PATH) instead of the embedded containerd")
@@ -65,6 +70,23 @@ func (o *nodeOptions) register(f *pflag.FlagSet) {
 	f.BoolVar(&o.noNetwork, "no-network", false, "leave pods' network, Services and cluster DNS to what is installed as pods; CNI plugins are taken from /opt/cni/bin and /etc/cni/net.d")
 	f.StringToStringVar(&o.labels, "node-label", nil, "labels for the node, KEY=VALUE")
 	f.StringSliceVar(&o.upstreamDNS, "upstream-dns", nil, "servers for names outside the cluster (default: those of /etc/resolv.conf)")
+}
+
+const (
+	defaultDataDir      = "/var/lib/fairlead"
+	wellKnownKubeletDir = "/var/lib/kubelet"
+)
+
+// kubeletRoot is the kubelet's directory. Drivers and device plugins have Kubernetes' path in their manifests, so an ordinary node uses that; one of several
+// on a machine has its own.
+func (o *nodeOptions) kubeletRoot() string {
+	switch {
+	case o.kubeletDir != "":
+		return o.kubeletDir
+	case o.dataDir == defaultDataDir:
+		return wellKnownKubeletDir
+	}
+	return filepath.Join(o.dataDir, "agent", "kubelet")
 }
 
 func (o *nodeOptions) nodeName() (string, error) {
@@ -135,9 +157,12 @@ func (o *nodeOptions) config() (agent.Config, error) {
 	}
 	cfg.Kubelet = kubelet.Config{
 		NodeName: name, NodeIPs: o.ips, Kubeconfig: o.kubeconfig, BootstrapKubeconfig: o.bootstrapKubeconfig,
-		DataDir: filepath.Join(data, "kubelet"), StaticPodDir: filepath.Join(o.dataDir, "manifests"),
+		DataDir: o.kubeletRoot(), StaticPodDir: filepath.Join(o.dataDir, "manifests"),
 		TLSCertFile: o.servingCert, TLSKeyFile: o.servingCert, ServerTLSBootstrap: o.servingCert == "", ClientCAFile: o.clientCA,
 		Servers: o.servers, ClusterDNS: clusterDNS, ClusterDomain: o.clusterDomain, Labels: o.labels,
+	}
+	if err := o.limits.apply(&cfg.Kubelet); err != nil {
+		return cfg, err
 	}
 	upstream := o.upstreamDNS
 	if len(upstream) == 0 {

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -49,6 +50,20 @@ type Config struct {
 type Period struct {
 	Priority int32
 	Grace    time.Duration
+}
+
+// Add reads one more period by priority: a whole number and a duration.
+func (c *Config) Add(priority, grace string) error {
+	p, err := strconv.ParseInt(priority, 10, 32)
+	if err != nil {
+		return fmt.Errorf("priority %q: %w", priority, err)
+	}
+	period, err := time.ParseDuration(grace)
+	if err != nil {
+		return fmt.Errorf("period of priority %d: %w", p, err)
+	}
+	c.ByPriority = append(c.ByPriority, Period{Priority: int32(p), Grace: period})
+	return nil
 }
 
 // Periods are the groups' times, lowest priority first; none when pods are not to be ended.
