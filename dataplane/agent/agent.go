@@ -43,11 +43,12 @@ const criTimeout = 10 * time.Second
 
 // Run runs the node until ctx ends or a part fails.
 func Run(ctx context.Context, cfg Config) error {
-	ctx, cancel := context.WithCancel(ctx)
+	ended := ctx // the kubelet may have pods to end then, for which the other parts stay until it is done
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
-	way, err := kubelet.Credentials(ctx, cfg.Kubelet, &running)
+	way, err := kubelet.Credentials(ended, cfg.Kubelet, &running)
 	if err != nil {
 		return err
 	}
@@ -80,12 +81,16 @@ func Run(ctx context.Context, cfg Config) error {
 		g.Go(func() error { return cfg.Kubelet.Servers.Run(ctx, client) })
 	}
 	g.Go(func() error {
+		defer cancel()
+		life, end := context.WithCancelCause(ended)
+		defer end(nil)
+		defer context.AfterFunc(ctx, func() { end(kubelet.ErrAbandoned) })()
 		select {
-		case <-ctx.Done():
+		case <-life.Done():
 			return nil
 		case <-runtimeReady:
 		}
-		return kubelet.Run(ctx, cfg.Kubelet)
+		return kubelet.Run(life, cfg.Kubelet)
 	})
 	return g.Wait()
 }

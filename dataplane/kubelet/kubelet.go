@@ -15,6 +15,7 @@ package kubelet
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -93,6 +94,9 @@ type kubelet struct {
 	life        context.Context                  // Run's
 }
 
+// ErrAbandoned is the cause of ending Run's context because another part of the node failed: that is no shutdown of the machine.
+var ErrAbandoned = errors.New("another part of the node failed")
+
 // Run runs the kubelet until ctx ends. Containers live on, unless the machine is shutting down and Config.Shutdown says how long pods have: then
 // they end first.
 func Run(ctx context.Context, cfg Config) error {
@@ -120,7 +124,7 @@ func Run(ctx context.Context, cfg Config) error {
 		defer cancel()
 		select {
 		case <-ready:
-			if k.shutdown.GoingDown(ctx) {
+			if !errors.Is(context.Cause(ended), ErrAbandoned) && k.shutdown.GoingDown(ctx) {
 				k.shutdown.Shutdown(ctx)
 			}
 		default:
