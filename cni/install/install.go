@@ -64,7 +64,7 @@ func (o *Options) conf() string   { return filepath.Join(o.ConfDir, ConfFile) }
 func Conflist(o Options) ([]byte, error) {
 	own := map[string]any{
 		"type":         Plugin,
-		"capabilities": map[string]bool{"portMappings": true, "bandwidth": true, "ips": true, "mac": true, "dns": true},
+		"capabilities": map[string]bool{"portMappings": true, "bandwidth": true, "ips": true, "mac": true, "dns": true, "io.kubernetes.cri.pod-annotations": true},
 	}
 	if len(o.Chained) == 0 {
 		own["last"] = true

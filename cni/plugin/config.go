@@ -42,6 +42,7 @@ type config struct {
 			Options  []string `json:"options,omitempty"`
 			Domain   string   `json:"domain,omitempty"`
 		} `json:"dns,omitempty"`
+		Annotations map[string]string `json:"io.kubernetes.cri.pod-annotations,omitempty"` // containerd and CRI-O have this name in common
 	} `json:"runtimeConfig"`
 
 	// Args is the older way to ask for addresses, args.cni of the conventions.
@@ -124,6 +125,14 @@ func request(cmd wire.Command, args *skel.CmdArgs, c *config) (*wire.Request, er
 		req.PortMappings = append(req.PortMappings, pm)
 	}
 	req.Last = c.Last
+	for name, value := range c.RuntimeConfig.Annotations {
+		if strings.HasPrefix(name, wire.AnnotationPrefix) {
+			if req.Annotations == nil {
+				req.Annotations = map[string]string{}
+			}
+			req.Annotations[name] = value
+		}
+	}
 	req.Bandwidth = c.RuntimeConfig.Bandwidth
 	req.IPs = c.RuntimeConfig.IPs
 	if len(req.IPs) == 0 {

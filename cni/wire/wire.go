@@ -36,6 +36,9 @@ const (
 	ErrCheckFailed uint = 102 // CHECK found the attachment different from what ADD made
 )
 
+// AnnotationPrefix begins the names of the pod annotations that reach the agent.
+const AnnotationPrefix = "fairlead.io/"
+
 // Command is a CNI verb.
 type Command string
 
@@ -88,6 +91,8 @@ type Request struct {
 	IPs          []string      `json:"ips,omitempty"` // addresses asked for, each with or without a prefix length
 	MAC          string        `json:"mac,omitempty"`
 	DNS          *types.DNS    `json:"dns,omitempty"`
+	// Annotations are those of the pod whose name begins with AnnotationPrefix, where the runtime tells.
+	Annotations map[string]string `json:"annotations,omitempty"`
 	// Valid is the list of attachments that GC keeps.
 	Valid []Attachment `json:"valid,omitempty"`
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"golang.org/x/sys/unix"
 
 	"github.com/fairlead/fairlead/cni/plugin"
 	"github.com/fairlead/fairlead/cni/wire"
@@ -46,6 +47,9 @@ func (s *Server) add(ctx context.Context, key string, req *wire.Request, netns *
 		}
 		pod.HostPorts = append(pod.HostPorts, hp)
 	}
+	if pod.NoSocketLB, err = optedOut(req.Annotations, netns); err != nil {
+		return nil, err
+	}
 	undo := func() {
 		if derr := s.delLocked(context.WithoutCancel(ctx), key); derr != nil {
 			err = errors.Join(err, fmt.Errorf("undo: %w", derr))
@@ -64,6 +68,34 @@ func (s *Server) add(ctx context.Context, key string, req *wire.Request, netns *
 		return nil, err
 	}
 	return result, nil
+}
+
+// AnnotationSocketLB on a pod, with the value "disabled", keeps the socket hooks from the pod's sockets: for pods whose traffic is another's (virtual machines, meshes). Their
+// packets to services are translated one by one instead.
+const AnnotationSocketLB = wire.AnnotationPrefix + "socket-lb"
+
+// optedOut returns the cookie of a pod's network namespace if the pod's annotations ask for no socket translation, else 0.
+func optedOut(annotations map[string]string, netns *os.File) (cookie uint64, err error) {
+	switch v := annotations[AnnotationSocketLB]; v {
+	case "", "enabled":
+		return 0, nil
+	case "disabled":
+	default:
+		return 0, types.NewError(types.ErrInvalidNetworkConfig, "invalid pod annotation", fmt.Sprintf("%s: %q is none of enabled, disabled", AnnotationSocketLB, v))
+	}
+	err = inNamespace(netns, func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("annotation %s: cookie of the pod's network namespace (Linux 5.14 or later is needed): %w", AnnotationSocketLB, err)
+	}
+	return cookie, nil
 }
 
 // create makes the veth pair and the addresses of a pod of our own.

@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strconv"
+	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/statedb"
 
@@ -104,6 +107,43 @@ type view struct {
 	tables   *tables.Tables
 	nodeName string
 	zone     string
+}
+
+// specs computes what each of the named services should look like, in their order; empty for one that is gone. Reading only, so all CPUs share a large list.
+func (v *view) specs(names []tables.Name) []serviceSpec {
+	out := make([]serviceSpec, len(names))
+	const chunk = 256
+	var next atomic.Int64
+	work := func() {
+		for {
+			from := int(next.Add(chunk)) - chunk
+			if from >= len(names) {
+				return
+			}
+			for i := from; i < min(from+chunk, len(names)); i++ {
+				out[i] = v.spec(names[i])
+			}
+		}
+	}
+	var wg sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(names)/chunk) {
+		wg.Go(work)
+	}
+	work()
+	wg.Wait()
+	return out
+}
+
+// spec computes what one service, or one pod's host ports, should look like.
+func (v *view) spec(name tables.Name) serviceSpec {
+	if id, ok := HostPortsPod(name); ok {
+		if pod, _, found := v.tables.LocalPods.Get(v.txn, tables.LocalPodByID.Query(id)); found {
+			return hostPorts(pod)
+		}
+	} else if svc, _, found := v.tables.Services.Get(v.txn, tables.ServiceByName.Query(name)); found {
+		return v.desired(svc)
+	}
+	return serviceSpec{}
 }
 
 // ignored says whether a service is none of ours: headless, ExternalName, someone else's by label, or without address.
@@ -245,8 +285,12 @@ func (v *view) endpointsOf(sl []*tables.EndpointSlice, p *tables.ServicePort, v6
 		addr netip.Addr
 		port uint16
 	}
-	var infos []info
-	seen := map[key]int{}
+	total := 0
+	for _, s := range sl {
+		total += len(s.Endpoints)
+	}
+	infos := make([]info, 0, total)
+	seen := make(map[key]int, total)
 	for _, s := range sl {
 		if s.IPv6 != v6 {
 			continue

@@ -31,7 +31,7 @@ type candidate struct {
 func maglev(m uint32, cands []candidate) []uint32 {
 	type cursor struct{ next, skip, credit uint32 }
 	table := make([]uint32, m)
-	taken := make([]uint64, m/64+1) // small enough to stay in the first-level cache, unlike the table
+	var taken [1 << 16 / 64]uint64 // m is below 2^16; small enough to stay in the first-level cache, unlike the table
 	cur := make([]cursor, len(cands))
 	var top uint32 = 1
 	for i, c := range cands {
@@ -47,13 +47,14 @@ func maglev(m uint32, cands []candidate) []uint32 {
 				continue
 			}
 			c.credit -= top
-			slot := c.next
-			for taken[slot/64]&(1<<(slot%64)) != 0 {
-				if slot += c.skip; slot >= m {
-					slot -= m
+			slot, skip := c.next, c.skip
+			for taken[slot/64%uint32(len(taken))]&(1<<(slot%64)) != 0 {
+				slot += skip
+				if rest := slot - m; slot >= m { // a conditional move: a branch would be guessed wrong every other time
+					slot = rest
 				}
 			}
-			taken[slot/64] |= 1 << (slot % 64)
+			taken[slot/64%uint32(len(taken))] |= 1 << (slot % 64)
 			table[slot] = cands[i].row
 			if c.next = slot + c.skip; c.next >= m {
 				c.next -= m

@@ -96,8 +96,13 @@ func (r *rig) apply(rows ...any) {
 	r.t.Helper()
 	putRows(r.t, r.tables, rows...)
 	v := &view{txn: r.tables.DB.ReadTxn(), tables: r.tables, nodeName: "n1"}
+	var names []tables.Name
 	for s := range r.tables.Services.All(v.txn) {
-		if err := r.rec.apply(s.Name, v.desired(s)); err != nil {
+		names = append(names, s.Name)
+	}
+	r.rec.expect(len(names))
+	for i, spec := range v.specs(names) {
+		if err := r.rec.apply(names[i], spec); err != nil {
 			r.t.Fatal(err)
 		}
 	}

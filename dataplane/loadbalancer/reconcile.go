@@ -5,6 +5,7 @@ package loadbalancer
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -178,6 +179,17 @@ func (r *reconciler) keepAnswering() error {
 	return nil
 }
 
+// expect makes room for n services, where there are none yet: growing maps step by step is a good part of a first pass.
+func (r *reconciler) expect(n int) {
+	if len(r.services) > 0 {
+		return
+	}
+	r.services, r.owner = make(map[tables.Name]*serviceState, n), make(map[loader.BPFServiceKey]tables.Name, n)
+	addrs := make(map[loader.BPFAddr]int, n)
+	maps.Copy(addrs, r.addrs)
+	r.addrs = addrs
+}
+
 // apply makes the kernel hold spec for the service name; an empty spec removes it. Writes are gathered until flush.
 func (r *reconciler) apply(name tables.Name, spec serviceSpec) error {
 	st := r.services[name]
@@ -189,17 +201,15 @@ func (r *reconciler) apply(name tables.Name, spec serviceSpec) error {
 		r.services[name] = st
 	}
 	errs := []error{spec.problems}
-	keep := map[portID]bool{}
 	for i := range spec.ports {
 		ps := &spec.ports[i]
-		id := portID{ps.proto, ps.port, ps.v6}
-		keep[id] = true
+		id := ps.id()
 		if err := r.applyPort(name, st, id, ps); err != nil {
 			errs = append(errs, fmt.Errorf("port %d/%s: %w", ps.port, ps.proto, err))
 		}
 	}
 	for id, p := range st.ports {
-		if !keep[id] {
+		if !slices.ContainsFunc(spec.ports, func(ps portSpec) bool { return ps.id() == id }) {
 			r.removePort(id, p)
 			delete(st.ports, id)
 		}

@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,6 +23,9 @@ import (
 
 // retryAfter is how long services that could not be programmed wait for their next try; a change of theirs tries at once.
 const retryAfter = 5 * time.Second
+
+// pruneSkipsAfter is when the opt-outs of pods that ended while no agent ran are removed: a minute in which nobody else can get their cookies.
+const pruneSkipsAfter = time.Minute
 
 // Run programs services until ctx ends. The programs it attached and the maps it filled stay: traffic goes on without it.
 // It attaches to devices and reads addresses of the calling thread's network namespace: call it with runtime.LockOSThread where threads differ.
@@ -60,6 +65,7 @@ type balancer struct {
 	zone    string
 	failed  map[tables.Name]string
 	vacated *vacated
+	skips   *skips
 	stop    []func()
 }
 
@@ -68,16 +74,16 @@ func newBalancer(ctx context.Context, cfg Config) (*balancer, error) {
 		return nil, errors.New("load balancer: Tables and Loader are required")
 	}
 	b := &balancer{cfg: cfg, log: klog.FromContext(ctx).WithName("loadbalancer"), failed: map[tables.Name]string{}}
-	maps, err := b.load()
-	if err != nil {
+	var err error
+	if b.maps, err = b.load(); err != nil {
 		return nil, errors.Join(err, b.close())
 	}
-	b.maps = maps
-	if b.k, err = openKernel(maps); err != nil {
+	if b.k, err = openKernel(b.maps); err != nil {
 		return nil, errors.Join(err, b.close())
 	}
 	b.rec = newReconciler(b.k)
 	b.vacated = newVacated()
+	b.skips = newSkips(b.maps[loader.BPFMapSockSkip], b.log)
 	b.rec.vacate = b.vacated.add
 	if err := b.rec.adopt(); err != nil {
 		return nil, errors.Join(err, b.close())
@@ -93,7 +99,7 @@ func newBalancer(ctx context.Context, cfg Config) (*balancer, error) {
 	}
 	b.health = newHealthServers(b.log)
 	b.names = newNamesWriter(cfg.StateDir, b.log)
-	b.metrics = newMetrics(cfg.Registerer, maps, b.rec)
+	b.metrics = newMetrics(cfg.Registerer, b.maps, b.rec)
 	b.stop = append(b.stop, b.health.close, b.names.close, b.metrics.close)
 	return b, nil
 }
@@ -178,6 +184,8 @@ func (b *balancer) run(ctx context.Context) error {
 		}
 	}
 	first := true
+	// Who keeps the pods' rows reads them from disk meanwhile: an opt-out that is there must not end for that moment.
+	pruneSkips := time.After(pruneSkipsAfter)
 	var retry <-chan time.Time
 	slicesOf := map[tables.Name]tables.Name{} // slice -> service, to see a slice change hands
 	for {
@@ -204,6 +212,7 @@ func (b *balancer) run(ctx context.Context) error {
 		podChanges, podsWatch := pods.Next(txn)
 		for c := range podChanges {
 			dirty[HostPortsName(c.Object.ID)] = true
+			b.skips.set(c.Object, c.Deleted)
 		}
 		node, _, nodeWatch, _ := t.Nodes.GetWatch(txn, tables.NodeByName.Query(b.cfg.NodeName))
 		if node != nil && node.Zone != b.zone {
@@ -262,6 +271,10 @@ func (b *balancer) run(ctx context.Context) error {
 		case <-nodeWatch:
 		case <-retry:
 			retry = nil
+		case <-pruneSkips:
+			if err := b.skips.prune(); err != nil {
+				b.log.Error(err, "prune what an earlier agent left")
+			}
 		case n := <-b.network:
 			if err := b.attachUplinks(); err != nil {
 				b.log.Error(err, "attach to a new device")
@@ -280,15 +293,10 @@ func (b *balancer) sync(txn statedb.ReadTxn, dirty map[tables.Name]bool) {
 		return
 	}
 	v := &view{txn: txn, tables: b.cfg.Tables, nodeName: b.cfg.NodeName, zone: b.zone}
-	for name := range dirty {
-		var spec serviceSpec
-		if id, ok := HostPortsPod(name); ok {
-			if pod, _, found := b.cfg.Tables.LocalPods.Get(txn, tables.LocalPodByID.Query(id)); found {
-				spec = hostPorts(pod)
-			}
-		} else if svc, _, found := b.cfg.Tables.Services.Get(txn, tables.ServiceByName.Query(name)); found {
-			spec = v.desired(svc)
-		}
+	names := slices.Collect(maps.Keys(dirty))
+	b.rec.expect(len(names))
+	for i, spec := range v.specs(names) {
+		name := names[i]
 		err := b.rec.apply(name, spec)
 		if herr := b.health.set(name, spec.health, spec.localOK); herr != nil {
 			err = errors.Join(err, herr)

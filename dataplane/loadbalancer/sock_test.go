@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"github.com/fairlead/fairlead/dataplane/tables"
+
+	"github.com/cilium/statedb"
+	"golang.org/x/sys/unix"
 )
 
 // serveTCP answers every connection to addr with name and closes it. It listens in the calling thread's namespace.
@@ -279,4 +282,55 @@ func TestRestart(t *testing.T) {
 	if got := n.dump(); len(got) != 2 {
 		t.Errorf("after a service vanished while the agent was down: %d entries, want 2", len(got))
 	}
+}
+
+// TestSocketOptOut: sockets of a pod that opted out are left alone, also after the agent restarted, and translated again once the pod is gone.
+func TestSocketOptOut(t *testing.T) {
+	n := newNode(t)
+	n.put(svc("web", 80, tables.TCP, "10.96.0.10"), slice("web", tables.TCP, "127.0.0.2:8080"))
+	var cookie uint64
+	inNS(t, n.ns, "", func() error {
+		if err := serveTCP(t, "127.0.0.2:8080", "web"); err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		return err
+	})
+	pod := &tables.LocalPod{ID: "c1/eth0", Namespace: "default", Name: "vm", NoSocketLB: cookie}
+	write := func(f func(statedb.WriteTxn) error) {
+		w := n.tables.DB.WriteTxn(n.tables.LocalPods)
+		if err := f(w); err != nil {
+			t.Fatal(err)
+		}
+		w.Commit()
+	}
+	// There is no route to the service's address: only a socket that is pointed at the backend gets there.
+	translated := func(want bool) {
+		t.Helper()
+		eventually(t, func() (err error) {
+			inNS(t, n.ns, "", func() error {
+				answer, _, aerr := ask("10.96.0.10:80")
+				if got := answer == "web"; got != want {
+					err = fmt.Errorf("socket is translated: %v (%v), want %v", got, aerr, want)
+				}
+				return nil
+			})
+			return err
+		})
+	}
+	write(func(w statedb.WriteTxn) error { _, _, err := n.tables.LocalPods.Insert(w, pod); return err })
+	n.start()
+	translated(false)
+	n.halt()
+	translated(false)
+	n.start()
+	defer n.halt()
+	translated(false)
+	write(func(w statedb.WriteTxn) error { _, _, err := n.tables.LocalPods.Delete(w, pod); return err })
+	translated(true)
 }

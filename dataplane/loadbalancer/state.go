@@ -21,6 +21,8 @@ type portID struct {
 	v6    bool
 }
 
+func (ps *portSpec) id() portID { return portID{ps.proto, ps.port, ps.v6} }
+
 // rowState is a backend row as written.
 type rowState struct {
 	endpoint

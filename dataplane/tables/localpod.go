@@ -46,6 +46,8 @@ type LocalPod struct {
 	HostPorts   []HostPort   `json:"hostPorts,omitempty"`
 	Bandwidth   Bandwidth    `json:"bandwidth,omitzero"`
 	Created     time.Time    `json:"created"`
+	// NoSocketLB is the cookie of the pod's network namespace if its sockets are not to be pointed at backends; 0: they are.
+	NoSocketLB uint64 `json:"noSocketLB,omitempty"`
 }
 
 // TableHeader implements statedb.TableWritable.

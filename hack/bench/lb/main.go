@@ -42,6 +42,7 @@ func main() {
 	name := flag.String("name", "lb", "name of the JSON report: a run of some parts need not replace the whole")
 	out := flag.String("out", "out/bench", "folder of the JSON report")
 	stats := flag.Bool("stats", false, "have the kernel measure what each run of each program costs; slows them by some 20 ns")
+	prog := flag.Bool("programming", false, "measure instead how fast services and changes of endpoints get into the kernel")
 	flag.Parse()
 	if *only != "" {
 		keep := strings.Split(*only, ",")
@@ -55,7 +56,10 @@ func main() {
 	_ = os.Setenv(envCPU, strconv.Itoa(*cpu))
 	r := newReport(*name, *rounds, *each, *cpu, strings.Split(*kinds, ","))
 	r.stats = *stats
-	exit(run(r, *sizes, *out))
+	if *prog {
+		exit(guarded(func(s *scope) error { return programming(s, *out) }))
+	}
+	exit(guarded(func(s *scope) error { return run(s, r, *sizes, *out) }))
 }
 
 func exit(err error) {
@@ -66,7 +70,8 @@ func exit(err error) {
 	os.Exit(0)
 }
 
-func run(r *report, sizes, out string) (err error) {
+// guarded runs f with a scope that ends with it, or with a signal; a failure in the scope is f's error.
+func guarded(f func(s *scope) error) (err error) {
 	s := new(scope)
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGINT, syscall.SIGTERM)
@@ -85,6 +90,10 @@ func run(r *report, sizes, out string) (err error) {
 			panic(f)
 		}
 	}()
+	return f(s)
+}
+
+func run(s *scope, r *report, sizes, out string) error {
 	for _, f := range strings.Split(sizes, ",") {
 		n, err := strconv.Atoi(f)
 		if err != nil || n < 1 {

@@ -190,6 +190,16 @@ func setNFTables(_ *scope, p *path, n int) error {
 
 // fairlead runs our load balancer in a namespace with n services and returns its loader. tune may change the configuration.
 func fairlead(s *scope, in *nettest.NS, n int, onNode bool, tune func(*loadbalancer.Config)) (*loader.Loader, error) {
+	tb, err := tables.New()
+	if err != nil {
+		return nil, err
+	}
+	fill(tb, n, onNode)
+	return start(s, in, tb, tune)
+}
+
+// start runs our load balancer over tb and waits until it has programmed what is there.
+func start(s *scope, in *nettest.NS, tb *tables.Tables, tune func(*loadbalancer.Config)) (*loader.Loader, error) {
 	dir, err := os.MkdirTemp("", "bench-lb-")
 	if err != nil {
 		return nil, err
@@ -204,11 +214,6 @@ func fairlead(s *scope, in *nettest.NS, n int, onNode bool, tune func(*loadbalan
 		_ = unix.Unmount(pins, unix.MNT_DETACH)
 		_ = os.RemoveAll(dir)
 	})
-	tb, err := tables.New()
-	if err != nil {
-		return nil, err
-	}
-	fill(tb, n, onNode)
 	synced := make(chan struct{})
 	cfg := loadbalancer.Config{Tables: tb, Loader: l, NodeName: "n1", NodeIPs: []netip.Addr{nodeIP}, OnSynced: func() { close(synced) }}
 	tune(&cfg)
