@@ -4,8 +4,10 @@ package loadbalancer
 
 import (
 	"math/rand/v2"
+	"net/netip"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 
@@ -26,28 +28,49 @@ func seedPackets(t testing.TB) [][]byte {
 	}
 }
 
-func malformedRig(t testing.TB) *rig {
-	r := newRig(t)
+// fuzzed is a rig with all that takes packets: the pod network's programs too, over the same connections, with the client as one of this node's pods.
+type fuzzed struct {
+	*rig
+	tc []*ebpf.Program
+}
+
+func malformedRig(t testing.TB) *fuzzed {
+	r := &fuzzed{rig: newRig(t)}
+	for _, c := range []*ebpf.Collection{r.tcx, r.load(loader.LoadPod), r.load(loader.LoadNet)} {
+		for _, p := range c.Programs {
+			r.tc = append(r.tc, p)
+		}
+		if m := c.Maps["endpoints"]; m != nil {
+			for _, a := range []string{"198.51.100.9", "2001:db8::9"} { // test runs come in by lo, device 1
+				if err := m.Put(loader.Addr(netip.MustParseAddr(a).As16()), loader.NetEndpoint{Ifindex: 1}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	if len(r.tc) != 8 {
+		t.Fatalf("%d tc programs, 8 are known", len(r.tc))
+	}
 	r.apply(svc("web", 80, tables.TCP, "10.96.0.10", "fd00:96::10"), svc("dns", 53, tables.UDP, "10.96.0.10"),
 		slice("web", tables.TCP, "10.244.0.2:8080"), slice("web", tables.TCP, "[fd00:10:244::2]:8080"), slice("dns", tables.UDP, "10.244.0.2:5353"))
 	return r
 }
 
 // survives runs a packet through every program: any verdict is fine, as long as it is one, and what is translated stays as long as it was.
-func (r *rig) survives(p []byte) {
+func (r *fuzzed) survives(p []byte) {
 	r.t.Helper()
 	if len(p) < 15 {
 		return // the kernel refuses test packets without anything behind the Ethernet header
 	}
 	header := map[string]int{"\x08\x00": 34, "\x86\xdd": 54}[string(p[12:14])]
-	for _, f := range []func([]byte) (uint32, []byte){r.in, r.out} {
+	for _, prog := range r.tc {
 		if len(p) < header {
 			break // the kernel makes no socket buffer of less than an IP header
 		}
-		switch v, _ := f(p); v {
+		switch v, _ := r.run(prog, p); v {
 		case verdictTCNext, verdictTCDrop, verdictTCRedir:
 		default:
-			r.t.Fatalf("tcx verdict %d on % x", v, p)
+			r.t.Fatalf("%s: verdict %d on % x", prog, v, p)
 		}
 	}
 	switch v, _ := r.xdpIn(p); v {

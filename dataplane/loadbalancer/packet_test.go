@@ -25,6 +25,7 @@ type rig struct {
 	rec      *reconciler
 	maps     map[string]*ebpf.Map
 	tcx, xdp *ebpf.Collection
+	load     func(func() (*ebpf.CollectionSpec, error)) *ebpf.Collection
 }
 
 const (
@@ -61,7 +62,7 @@ func newRig(t testing.TB) *rig {
 		NodeIPs:  []netip.Addr{rigNode4, rigNode6},
 		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/56")},
 	})
-	load := func(f func() (*ebpf.CollectionSpec, error)) *ebpf.Collection {
+	r.load = func(f func() (*ebpf.CollectionSpec, error)) *ebpf.Collection {
 		spec, err := f()
 		if err != nil {
 			t.Fatal(err)
@@ -73,8 +74,8 @@ func newRig(t testing.TB) *rig {
 		t.Cleanup(c.Close)
 		return c
 	}
-	r.maps = load(loader.LoadBPF).Maps
-	r.tcx, r.xdp = load(loader.LoadUplink), load(loader.LoadXDP)
+	r.maps = r.load(loader.LoadBPF).Maps
+	r.tcx, r.xdp = r.load(loader.LoadUplink), r.load(loader.LoadXDP)
 	k, err := openKernel(r.maps)
 	if err != nil {
 		t.Fatal(err)
