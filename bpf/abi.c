@@ -8,6 +8,7 @@
 /* One global per exported type that no map mentions keeps it in the object's BTF. */
 struct addr abi_addr;
 enum drop_reason abi_drop_reason;
+struct drop_event abi_drop_event;
 enum service_algorithm abi_service_algorithm;
 enum ct_state abi_ct_state;
 enum lb_counter_index abi_lb_counter_index;

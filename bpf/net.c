@@ -10,19 +10,13 @@
 #include "lib/ipcache.h"
 #include "lib/masq.h"
 
-inline_fn int drop(struct __sk_buff *skb, enum drop_reason why)
-{
-	drop_count(why, skb->len);
-	return TCX_DROP;
-}
-
 /* deliver hands a packet from elsewhere to a pod of this node. An answer from a remote backend gets its service's address back first. */
 inline_fn int deliver(struct __sk_buff *skb, struct flow *f, const struct endpoint *ep)
 {
 	int r = lb_reverse(skb, f);
 
 	if (unlikely(r < 0))
-		return drop(skb, -r);
+		return drop_skb(skb, -r);
 	return endpoint_deliver(skb, f, ep);
 }
 
@@ -61,7 +55,7 @@ int from_net(struct __sk_buff *skb)
 				r = masq_in(skb, &f);
 		}
 		if (r < 0)
-			return drop(skb, -r);
+			return drop_skb(skb, -r);
 		if (!r)
 			return TCX_NEXT; /* the node's own */
 	}
@@ -69,7 +63,7 @@ int from_net(struct __sk_buff *skb)
 	if (!dst)
 		return TCX_NEXT;
 	if (unlikely(endpoint_lookup(&f.saddr)))
-		return drop(skb, drop_spoofed); /* this node's pods are not out there */
+		return drop_skb(skb, drop_spoofed); /* this node's pods are not out there */
 	if (!r && frag_resolve(&f) == 0 && outside(&f.saddr)) {
 		struct masq_key k;
 		__u64 *seen, now = bpf_ktime_get_ns();
@@ -101,17 +95,17 @@ int to_net(struct __sk_buff *skb)
 	if (!up || addr_is_zero(f.family == AF_INET ? &up->addr4 : &up->addr6))
 		return TCX_NEXT;
 	if (frag_resolve(&f))
-		return drop(skb, drop_fragment);
+		return drop_skb(skb, drop_fragment);
 	if (unlikely(flow_is_icmp_error(&f))) {
 		r = masq_error(skb, &f, MASQ_OUT);
-		return r < 0 ? drop(skb, -r) : TCX_NEXT;
+		return r < 0 ? drop_skb(skb, -r) : TCX_NEXT;
 	}
 	masq_key_out(&k, &f);
 	k.dir = MASQ_IN; /* inbound is keyed as the first packet came */
 	if (bpf_map_lookup_elem(&inbound, &k))
 		return TCX_NEXT;
 	r = masq_out(skb, &f, up);
-	return r ? drop(skb, r) : TCX_NEXT;
+	return r ? drop_skb(skb, r) : TCX_NEXT;
 }
 
 SEC("tcx/ingress")
@@ -124,18 +118,18 @@ int from_overlay(struct __sk_buff *skb)
 	struct flow f = {};
 
 	if (parse_skb(skb, &f) != parse_ok)
-		return drop(skb, drop_malformed);
+		return drop_skb(skb, drop_malformed);
 	/* Anyone can send UDP to the tunnel's port: the other end must be the node that the inner source belongs to. */
 	if (!bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0)) {
 		addr_set4(&remote, bpf_htonl(key.remote_ipv4));
 	} else if (!bpf_skb_get_tunnel_key(skb, &key, sizeof(key), BPF_F_TUNINFO_IPV6)) {
 		addr_set6(&remote, key.remote_ipv6);
 	} else {
-		return drop(skb, drop_tunnel);
+		return drop_skb(skb, drop_tunnel);
 	}
 	from = ipcache_lookup(&f.saddr);
 	if (key.tunnel_id != cfg_vni || !from || !addr_eq(&from->node, &remote))
-		return drop(skb, drop_tunnel);
+		return drop_skb(skb, drop_tunnel);
 	dst = endpoint_lookup(&f.daddr);
 	if (dst)
 		return deliver(skb, &f, dst);
@@ -152,10 +146,10 @@ int to_overlay(struct __sk_buff *skb)
 	__u64 flags = BPF_F_ZERO_CSUM_TX;
 
 	if (parse_skb(skb, &f) != parse_ok)
-		return drop(skb, drop_tunnel); /* there is no neighbour to discover and nobody to broadcast to */
+		return drop_skb(skb, drop_tunnel); /* there is no neighbour to discover and nobody to broadcast to */
 	to = ipcache_lookup(&f.daddr);
 	if (!to || !(to->flags & IPCACHE_TUNNEL))
-		return drop(skb, drop_tunnel);
+		return drop_skb(skb, drop_tunnel);
 	key.tunnel_id = cfg_vni;
 	key.tunnel_ttl = 64;
 	key.tunnel_tos = f.tos;
@@ -166,7 +160,7 @@ int to_overlay(struct __sk_buff *skb)
 		flags = BPF_F_TUNINFO_IPV6;
 	}
 	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), flags))
-		return drop(skb, drop_tunnel);
+		return drop_skb(skb, drop_tunnel);
 	return TCX_NEXT;
 }
 

@@ -42,13 +42,10 @@ inline_fn int enter_tunnel(struct __sk_buff *skb, struct flow *f, const struct i
 	if (unlikely(to->mtu && skb_segment_len(skb, f) > to->mtu && !may_fragment(skb, f))) {
 		if (!icmp_send(skb, f, icmp_too_big, to->mtu))
 			return bpf_redirect(skb->ifindex, 0);
-		drop_count(drop_too_big, skb->len);
-		return TCX_DROP;
+		return drop_skb(skb, drop_too_big);
 	}
-	if (skb_dec_ttl(skb, f)) {
-		drop_count(drop_write, skb->len);
-		return TCX_DROP;
-	}
+	if (skb_dec_ttl(skb, f))
+		return drop_skb(skb, drop_write);
 	drop_count(drop_none, skb->len);
 	return bpf_redirect(cfg_vxlan_ifindex, 0); /* its egress program sets the tunnel's end */
 }
@@ -65,29 +62,23 @@ inline_fn int pod_out(struct __sk_buff *skb)
 	case parse_not_ip:
 		return TCX_NEXT;
 	default:
-		drop_count(drop_malformed, skb->len);
-		return TCX_DROP;
+		return drop_skb(skb, drop_malformed);
 	}
 	self = endpoint_lookup(&f.saddr);
 	if (unlikely(!self || self->ifindex != skb->ifindex)) {
 		if (from_nobody(&f))
 			return TCX_NEXT;
-		drop_count(drop_spoofed, skb->len);
-		return TCX_DROP;
+		return drop_skb(skb, drop_spoofed);
 	}
-	if (unlikely(self->flags & EP_LIMIT_OUT) && !bandwidth_admit(skb, self->ifindex, BANDWIDTH_OUT)) {
-		drop_count(drop_bandwidth, skb->len);
-		return TCX_DROP;
-	}
+	if (unlikely(self->flags & EP_LIMIT_OUT) && !bandwidth_admit(skb, self->ifindex, BANDWIDTH_OUT))
+		return drop_skb(skb, drop_bandwidth);
 	r = lb_none;
 	if (local_filter_has(&f.saddr))
 		r = lb_reverse(skb, &f);
 	if (r == lb_none)
 		r = lb_forward(skb, &f, LB_FROM_POD);
-	if (unlikely(r < 0)) {
-		drop_count(-r, skb->len);
-		return TCX_DROP;
-	}
+	if (unlikely(r < 0))
+		return drop_skb(skb, -r);
 	if (unlikely(r == lb_reply))
 		return bpf_redirect(skb->ifindex, 0);
 	/* Egress policy stands here: it judges backends, not services. */
@@ -124,22 +115,17 @@ int to_pod(struct __sk_buff *skb)
 	case parse_not_ip:
 		return TCX_NEXT;
 	default:
-		drop_count(drop_malformed, skb->len);
-		return TCX_DROP;
+		return drop_skb(skb, drop_malformed);
 	}
 	dst = endpoint_lookup(&f.daddr);
 	if (!dst)
 		return TCX_NEXT; /* multicast, neighbour discovery */
 	/* Ingress policy stands here, on addresses as they came. */
-	if (unlikely(dst->flags & EP_LIMIT_IN) && !bandwidth_admit(skb, skb->ifindex, BANDWIDTH_IN)) {
-		drop_count(drop_bandwidth, skb->len);
-		return TCX_DROP;
-	}
+	if (unlikely(dst->flags & EP_LIMIT_IN) && !bandwidth_admit(skb, skb->ifindex, BANDWIDTH_IN))
+		return drop_skb(skb, drop_bandwidth);
 	r = lb_reverse(skb, &f);
-	if (unlikely(r < 0)) {
-		drop_count(-r, skb->len);
-		return TCX_DROP;
-	}
+	if (unlikely(r < 0))
+		return drop_skb(skb, -r);
 	return TCX_NEXT;
 }
 

@@ -15,10 +15,8 @@ static __noinline int route_out(struct __sk_buff *skb, struct flow *f, const str
 	struct bpf_fib_lookup fib = {};
 	int r;
 
-	if (unlikely(f->ttl <= 1)) {
-		drop_count(drop_ttl, skb->len);
-		return TCX_DROP;
-	}
+	if (unlikely(f->ttl <= 1))
+		return drop_skb(skb, drop_ttl);
 	fib.ifindex = skb->ifindex;
 	fib.l4_protocol = f->proto;
 	fib.tot_len = skb_segment_len(skb, f);
@@ -37,18 +35,13 @@ static __noinline int route_out(struct __sk_buff *skb, struct flow *f, const str
 		r = icmp_send(skb, f, icmp_too_big, fib.mtu_result);
 		if (!r)
 			return bpf_redirect(skb->ifindex, 0);
-		drop_count(drop_too_big, skb->len);
-		return TCX_DROP;
+		return drop_skb(skb, drop_too_big);
 	}
-	if (r != BPF_FIB_LKUP_RET_SUCCESS) {
-		drop_count(drop_fib, skb->len);
-		return TCX_DROP;
-	}
+	if (r != BPF_FIB_LKUP_RET_SUCCESS)
+		return drop_skb(skb, drop_fib);
 	r = rewrite(skb, f, t);
-	if (r || skb_dec_ttl(skb, f)) {
-		drop_count(drop_write, skb->len);
-		return TCX_DROP;
-	}
+	if (r || skb_dec_ttl(skb, f))
+		return drop_skb(skb, drop_write);
 	drop_count(drop_none, skb->len);
 	if (fib.ifindex == cfg_vxlan_ifindex)
 		return bpf_redirect(fib.ifindex, 0); /* its egress program sets the tunnel's end */
@@ -72,10 +65,8 @@ int uplink_in(struct __sk_buff *skb)
 		return TCX_NEXT;
 	if (unlikely(flow_is_icmp_error(&f))) {
 		r = icmp_error_translate(skb, &f);
-		if (r < 0) {
-			drop_count(-r, skb->len);
-			return TCX_DROP;
-		}
+		if (r < 0)
+			return drop_skb(skb, -r);
 		if (r && !local_filter_has(&f.daddr)) {
 			d.t.saddr = f.saddr;
 			d.t.daddr = f.daddr;
@@ -100,18 +91,14 @@ int uplink_in(struct __sk_buff *skb)
 		if (r == lb_reply)
 			return bpf_redirect(skb->ifindex, 0);
 	}
-	if (r < 0) {
-		drop_count(-r, skb->len);
-		return TCX_DROP;
-	}
+	if (r < 0)
+		return drop_skb(skb, -r);
 	lb_count(lb_forwarded);
 	if (!d.on_node)
 		return route_out(skb, &f, &d.t);
 	r = rewrite(skb, &f, &d.t);
-	if (r) {
-		drop_count(r, skb->len);
-		return TCX_DROP;
-	}
+	if (r)
+		return drop_skb(skb, r);
 	return TCX_NEXT;
 }
 
@@ -124,10 +111,8 @@ int uplink_out(struct __sk_buff *skb)
 	if (parse_skb(skb, &f) != parse_ok || !local_filter_has(&f.saddr))
 		return TCX_NEXT;
 	r = lb_reverse(skb, &f);
-	if (r < 0) {
-		drop_count(-r, skb->len);
-		return TCX_DROP;
-	}
+	if (r < 0)
+		return drop_skb(skb, -r);
 	return TCX_NEXT;
 }
 

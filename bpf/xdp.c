@@ -24,12 +24,6 @@ inline_fn int send_back(struct xdp_md *ctx)
 	return XDP_TX;
 }
 
-inline_fn int drop(struct xdp_md *ctx, int reason)
-{
-	drop_count(reason, ctx_len(ctx));
-	return XDP_DROP;
-}
-
 inline_fn void dec_ttl(struct iphdr *ip)
 {
 	__u16 old = *(__u16 *)&ip->ttl, new;
@@ -72,13 +66,13 @@ inline_fn int send_out(struct xdp_md *ctx, struct flow *f, const struct tuple *t
 		return XDP_PASS;
 	r = rewrite(ctx, f, t);
 	if (r)
-		return drop(ctx, r);
+		return drop_xdp(ctx, r);
 	eth = (void *)(long)ctx->data;
 	data_end = (void *)(long)ctx->data_end;
 	if ((void *)(eth + 1) + sizeof(struct ipv6hdr) > data_end && f->family != AF_INET)
-		return drop(ctx, drop_malformed);
+		return drop_xdp(ctx, drop_malformed);
 	if ((void *)(eth + 1) + sizeof(struct iphdr) > data_end)
-		return drop(ctx, drop_malformed);
+		return drop_xdp(ctx, drop_malformed);
 	memcpy(eth->h_dest, fib.dmac, 6);
 	memcpy(eth->h_source, fib.smac, 6);
 	if (f->family == AF_INET)
@@ -117,7 +111,7 @@ inline_fn int uplink(struct xdp_md *ctx)
 			return send_back(ctx);
 	}
 	if (r < 0)
-		return drop(ctx, -r);
+		return drop_xdp(ctx, -r);
 	if (!d.on_node) {
 		r = send_out(ctx, &f, &d.t);
 		if (r != XDP_PASS)
@@ -126,7 +120,7 @@ inline_fn int uplink(struct xdp_md *ctx)
 	}
 	lb_count(lb_forwarded);
 	r = rewrite(ctx, &f, &d.t);
-	return r ? drop(ctx, r) : XDP_PASS;
+	return r ? drop_xdp(ctx, r) : XDP_PASS;
 }
 
 SEC("xdp")

@@ -54,3 +54,92 @@ inline_fn void drop_count(enum drop_reason reason, __u64 bytes)
 		c->bytes += bytes;
 	}
 }
+
+/* While somebody listens (flctl monitor), each dropped packet is told with its beginning. */
+#define DROP_HEAD 96
+struct drop_event {
+	__u64 time; /* ns, CLOCK_MONOTONIC */
+	__u32 reason; /* enum drop_reason */
+	__u32 ifindex; /* where the packet came in, or in egress programs where it was to go out */
+	__u32 len; /* of the packet, bytes */
+	__u32 head_len; /* bytes of head that are the packet's, from its Ethernet header on */
+	__u8 head[DROP_HEAD];
+};
+_Static_assert(sizeof(struct drop_event) == 120, "drop_event is 120 bytes");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 262144); /* bytes */
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} drop_events SEC(".maps");
+
+/* The process that listens to drop_events; 0: nobody, and nothing is written. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, 1);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} drop_listener SEC(".maps");
+
+inline_fn int drop_listened(void)
+{
+	__u32 zero = 0, *pid = bpf_map_lookup_elem(&drop_listener, &zero);
+
+	return pid && *pid;
+}
+
+/* drop_skb counts a packet that a tc program drops, and returns the verdict. */
+static __noinline int drop_skb(struct __sk_buff *skb, __u32 reason)
+{
+	__u32 n = skb->len < DROP_HEAD ? skb->len : DROP_HEAD;
+	struct drop_event *e;
+
+	drop_count(reason, skb->len);
+	if (likely(!drop_listened()))
+		return TCX_DROP;
+	e = bpf_ringbuf_reserve(&drop_events, sizeof(*e), 0);
+	if (!e)
+		return TCX_DROP;
+	e->time = bpf_ktime_get_ns();
+	e->reason = reason;
+	e->ifindex = skb->ifindex;
+	e->len = skb->len;
+	e->head_len = 0;
+	if (n >= 14 && n <= DROP_HEAD && !bpf_skb_load_bytes(skb, 0, e->head, n))
+		e->head_len = n;
+	bpf_ringbuf_submit(e, 0);
+	return TCX_DROP;
+}
+
+/* drop_xdp is drop_skb for XDP programs. */
+static __noinline int drop_xdp(struct xdp_md *ctx, __u32 reason)
+{
+	long data = ctx->data, end = ctx->data_end;
+	__u32 i, len;
+	__u8 *p;
+	struct drop_event *e;
+
+	asm volatile("" : "+r"(data), "+r"(end)); /* keeps the subtraction to itself: pointers take only 64-bit arithmetic */
+	len = end - data;
+	asm volatile("" : "+r"(len));
+	drop_count(reason, len);
+	if (likely(!drop_listened()))
+		return XDP_DROP;
+	e = bpf_ringbuf_reserve(&drop_events, sizeof(*e), 0);
+	if (!e)
+		return XDP_DROP;
+	e->time = bpf_ktime_get_ns();
+	e->reason = reason;
+	e->ifindex = ctx->ingress_ifindex;
+	e->len = len;
+	for (i = 0; i < DROP_HEAD; i++) {
+		p = (void *)(long)ctx->data + i;
+		if ((void *)(p + 1) > (void *)(long)ctx->data_end)
+			break;
+		e->head[i] = *p;
+	}
+	e->head_len = i;
+	bpf_ringbuf_submit(e, 0);
+	return XDP_DROP;
+}

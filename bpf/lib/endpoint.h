@@ -42,14 +42,10 @@ inline_fn int endpoint_deliver(struct __sk_buff *skb, const struct flow *f, cons
 {
 	if (unlikely(ep->flags & EP_CHAINED) || unlikely(f->ttl <= 1))
 		return TCX_NEXT;
-	if (unlikely(ep->flags & EP_LIMIT_IN) && !bandwidth_admit(skb, ep->ifindex, BANDWIDTH_IN)) {
-		drop_count(drop_bandwidth, skb->len);
-		return TCX_DROP;
-	}
-	if (skb_dec_ttl(skb, f) || skb_set_macs(skb, ep->mac, ep->host_mac)) {
-		drop_count(drop_write, skb->len);
-		return TCX_DROP;
-	}
+	if (unlikely(ep->flags & EP_LIMIT_IN) && !bandwidth_admit(skb, ep->ifindex, BANDWIDTH_IN))
+		return drop_skb(skb, drop_bandwidth);
+	if (skb_dec_ttl(skb, f) || skb_set_macs(skb, ep->mac, ep->host_mac))
+		return drop_skb(skb, drop_write);
 	drop_count(drop_none, skb->len);
 	return bpf_redirect_peer(ep->ifindex, 0);
 }

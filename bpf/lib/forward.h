@@ -34,10 +34,8 @@ inline_fn int forward(struct __sk_buff *skb, const struct flow *f)
 		return TCX_NEXT;
 	if (fib.ifindex == skb->ifindex)
 		return TCX_NEXT; /* back to where it came from: the kernel knows about redirects and loops */
-	if (skb_dec_ttl(skb, f)) {
-		drop_count(drop_write, skb->len);
-		return TCX_DROP;
-	}
+	if (skb_dec_ttl(skb, f))
+		return drop_skb(skb, drop_write);
 	drop_count(drop_none, skb->len);
 	if (fib.ifindex == cfg_vxlan_ifindex)
 		return bpf_redirect(fib.ifindex, 0); /* its egress program sets the tunnel's end */

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead/fairlead/dataplane/loadbalancer"
@@ -216,5 +217,74 @@ func TestHealthReadsTheAgentsReport(t *testing.T) {
 	}
 	if out, err := show("-o", "json"); err != nil || !strings.Contains(out, `"node": "worker-2"`) {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestMonitor: a packet that the uplink's programs drop is told with its reason and addresses; afterwards nobody listens.
+func TestMonitor(t *testing.T) {
+	pins, state := program(t)
+	l, err := loader.Open(loader.Config{PinDir: pins})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, load := range map[string]func() (*ebpf.CollectionSpec, error){loader.UplinkProgUplinkIn: loader.LoadUplink, loader.XDPProgUplinkXdp: loader.LoadXDP} {
+		spec, err := load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		coll, err := l.Load(spec, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer coll.Close()
+		env := &environment{pinDir: pins, stateDir: state}
+		listener, err := env.openMap(loader.BPFMapDropListener)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		type result struct {
+			out string
+			err error
+		}
+		done := make(chan result, 1)
+		go func() {
+			out, err := flctl(t, pins, state, "monitor", "--count", "1", "-o", "json")
+			done <- result{out, err}
+		}()
+		// A service address answers pings, but not requests for the time of day: ICMP type 13.
+		frame := append([]byte{2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0, 64, 1, 0, 0, 198, 51, 100, 9, 10, 96, 0, 7, 13}, make([]byte, 19)...)
+		var got result
+		for deadline := time.Now().Add(10 * time.Second); ; {
+			var pid uint32
+			if err := listener.Lookup(uint32(0), &pid); err != nil {
+				t.Fatal(err)
+			}
+			if pid != 0 {
+				if v, err := coll.Programs[name].Run(&ebpf.RunOptions{Data: frame, DataOut: make([]byte, 256)}); err != nil || v != 1 && v != 2 {
+					t.Fatalf("%s: verdict %d, %v", name, v, err)
+				}
+			}
+			select {
+			case got = <-done:
+			case <-time.After(5 * time.Millisecond):
+				if time.Now().After(deadline) {
+					t.Fatal("monitor tells nothing")
+				}
+				continue
+			}
+			break
+		}
+		var v dropView
+		if got.err != nil || json.Unmarshal([]byte(got.out), &v) != nil {
+			t.Fatalf("%s: %v\n%s", name, got.err, got.out)
+		}
+		if v.Reason != "no_service" || v.From != "198.51.100.9" || v.To != "10.96.0.7" || v.Protocol != "ICMP" || v.Device != "lo" || v.Length != uint32(len(frame)) {
+			t.Errorf("%s: %+v", name, v)
+		}
+		var pid uint32
+		if err := listener.Lookup(uint32(0), &pid); err != nil || pid != 0 {
+			t.Errorf("%s: still listening: %d %v", name, pid, err)
+		}
 	}
 }

@@ -40,7 +40,7 @@ func newRoot(env *environment) *cobra.Command {
 	f.StringVar(&env.stateDir, "state-dir", "/var/lib/fairlead/agent/loadbalancer", "directory of the agent's names file")
 	f.StringVar(&env.runDir, "run-dir", "/run/fairlead", "directory of the agent's sockets and reports")
 	f.StringVarP(&env.output, "output", "o", "table", "table, wide, json or yaml")
-	root.AddCommand(env.lbCommand(), env.ctCommand(), env.natCommand(), env.mapCommand(), env.progCommand(), env.metricsCommand(), env.statusCommand(), env.healthCommand(), env.verifyCommand(), env.dnsCommand())
+	root.AddCommand(env.lbCommand(), env.ctCommand(), env.natCommand(), env.mapCommand(), env.progCommand(), env.metricsCommand(), env.statusCommand(), env.healthCommand(), env.verifyCommand(), env.monitorCommand(), env.dnsCommand())
 	return root
 }
 

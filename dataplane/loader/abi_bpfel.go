@@ -88,6 +88,16 @@ type BPFDropCounter struct {
 	Bytes   uint64
 }
 
+type BPFDropEvent struct {
+	_       structs.HostLayout
+	Time    uint64
+	Reason  uint32
+	Ifindex uint32
+	Len     uint32
+	HeadLen uint32
+	Head    [96]uint8
+}
+
 type BPFDropReason uint32
 
 const (
@@ -230,6 +240,8 @@ const (
 	BPFMapBackends            = "backends"
 	BPFMapCtAny               = "ct_any"
 	BPFMapCtTcp               = "ct_tcp"
+	BPFMapDropEvents          = "drop_events"
+	BPFMapDropListener        = "drop_listener"
 	BPFMapDrops               = "drops"
 	BPFMapFrags               = "frags"
 	BPFMapLbCounters          = "lb_counters"
@@ -243,6 +255,7 @@ const (
 	BPFMapVipFilter           = "vip_filter"
 	BPFVarAbiAddr             = "abi_addr"
 	BPFVarAbiCtState          = "abi_ct_state"
+	BPFVarAbiDropEvent        = "abi_drop_event"
 	BPFVarAbiDropReason       = "abi_drop_reason"
 	BPFVarAbiLbCounterIndex   = "abi_lb_counter_index"
 	BPFVarAbiServiceAlgorithm = "abi_service_algorithm"
@@ -301,6 +314,8 @@ type BPFMapSpecs struct {
 	Backends     *ebpf.MapSpec `ebpf:"backends"`
 	CtAny        *ebpf.MapSpec `ebpf:"ct_any"`
 	CtTcp        *ebpf.MapSpec `ebpf:"ct_tcp"`
+	DropEvents   *ebpf.MapSpec `ebpf:"drop_events"`
+	DropListener *ebpf.MapSpec `ebpf:"drop_listener"`
 	Drops        *ebpf.MapSpec `ebpf:"drops"`
 	Frags        *ebpf.MapSpec `ebpf:"frags"`
 	LbCounters   *ebpf.MapSpec `ebpf:"lb_counters"`
@@ -320,6 +335,7 @@ type BPFMapSpecs struct {
 type BPFVariableSpecs struct {
 	AbiAddr             *ebpf.VariableSpec `ebpf:"abi_addr"`
 	AbiCtState          *ebpf.VariableSpec `ebpf:"abi_ct_state"`
+	AbiDropEvent        *ebpf.VariableSpec `ebpf:"abi_drop_event"`
 	AbiDropReason       *ebpf.VariableSpec `ebpf:"abi_drop_reason"`
 	AbiLbCounterIndex   *ebpf.VariableSpec `ebpf:"abi_lb_counter_index"`
 	AbiServiceAlgorithm *ebpf.VariableSpec `ebpf:"abi_service_algorithm"`
@@ -350,6 +366,8 @@ type BPFMaps struct {
 	Backends     *ebpf.Map `ebpf:"backends"`
 	CtAny        *ebpf.Map `ebpf:"ct_any"`
 	CtTcp        *ebpf.Map `ebpf:"ct_tcp"`
+	DropEvents   *ebpf.Map `ebpf:"drop_events"`
+	DropListener *ebpf.Map `ebpf:"drop_listener"`
 	Drops        *ebpf.Map `ebpf:"drops"`
 	Frags        *ebpf.Map `ebpf:"frags"`
 	LbCounters   *ebpf.Map `ebpf:"lb_counters"`
@@ -370,6 +388,8 @@ func (m *BPFMaps) Close() error {
 		m.Backends,
 		m.CtAny,
 		m.CtTcp,
+		m.DropEvents,
+		m.DropListener,
 		m.Drops,
 		m.Frags,
 		m.LbCounters,
@@ -390,6 +410,7 @@ func (m *BPFMaps) Close() error {
 type BPFVariables struct {
 	AbiAddr             *ebpf.Variable `ebpf:"abi_addr"`
 	AbiCtState          *ebpf.Variable `ebpf:"abi_ct_state"`
+	AbiDropEvent        *ebpf.Variable `ebpf:"abi_drop_event"`
 	AbiDropReason       *ebpf.Variable `ebpf:"abi_drop_reason"`
 	AbiLbCounterIndex   *ebpf.Variable `ebpf:"abi_lb_counter_index"`
 	AbiServiceAlgorithm *ebpf.Variable `ebpf:"abi_service_algorithm"`

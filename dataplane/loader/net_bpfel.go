@@ -95,6 +95,8 @@ const (
 	NetMapBandwidths          = "bandwidths"
 	NetMapCtAny               = "ct_any"
 	NetMapCtTcp               = "ct_tcp"
+	NetMapDropEvents          = "drop_events"
+	NetMapDropListener        = "drop_listener"
 	NetMapDrops               = "drops"
 	NetMapEndpoints           = "endpoints"
 	NetMapFrags               = "frags"
@@ -198,6 +200,8 @@ type NetMapSpecs struct {
 	Bandwidths   *ebpf.MapSpec `ebpf:"bandwidths"`
 	CtAny        *ebpf.MapSpec `ebpf:"ct_any"`
 	CtTcp        *ebpf.MapSpec `ebpf:"ct_tcp"`
+	DropEvents   *ebpf.MapSpec `ebpf:"drop_events"`
+	DropListener *ebpf.MapSpec `ebpf:"drop_listener"`
 	Drops        *ebpf.MapSpec `ebpf:"drops"`
 	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
 	Frags        *ebpf.MapSpec `ebpf:"frags"`
@@ -271,6 +275,8 @@ type NetMaps struct {
 	Bandwidths   *ebpf.Map `ebpf:"bandwidths"`
 	CtAny        *ebpf.Map `ebpf:"ct_any"`
 	CtTcp        *ebpf.Map `ebpf:"ct_tcp"`
+	DropEvents   *ebpf.Map `ebpf:"drop_events"`
+	DropListener *ebpf.Map `ebpf:"drop_listener"`
 	Drops        *ebpf.Map `ebpf:"drops"`
 	Endpoints    *ebpf.Map `ebpf:"endpoints"`
 	Frags        *ebpf.Map `ebpf:"frags"`
@@ -299,6 +305,8 @@ func (m *NetMaps) Close() error {
 		m.Bandwidths,
 		m.CtAny,
 		m.CtTcp,
+		m.DropEvents,
+		m.DropListener,
 		m.Drops,
 		m.Endpoints,
 		m.Frags,

@@ -22,6 +22,8 @@ const (
 	PodMapBandwidths          = "bandwidths"
 	PodMapCtAny               = "ct_any"
 	PodMapCtTcp               = "ct_tcp"
+	PodMapDropEvents          = "drop_events"
+	PodMapDropListener        = "drop_listener"
 	PodMapDrops               = "drops"
 	PodMapEndpoints           = "endpoints"
 	PodMapFrags               = "frags"
@@ -118,6 +120,8 @@ type PodMapSpecs struct {
 	Bandwidths   *ebpf.MapSpec `ebpf:"bandwidths"`
 	CtAny        *ebpf.MapSpec `ebpf:"ct_any"`
 	CtTcp        *ebpf.MapSpec `ebpf:"ct_tcp"`
+	DropEvents   *ebpf.MapSpec `ebpf:"drop_events"`
+	DropListener *ebpf.MapSpec `ebpf:"drop_listener"`
 	Drops        *ebpf.MapSpec `ebpf:"drops"`
 	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
 	Frags        *ebpf.MapSpec `ebpf:"frags"`
@@ -188,6 +192,8 @@ type PodMaps struct {
 	Bandwidths   *ebpf.Map `ebpf:"bandwidths"`
 	CtAny        *ebpf.Map `ebpf:"ct_any"`
 	CtTcp        *ebpf.Map `ebpf:"ct_tcp"`
+	DropEvents   *ebpf.Map `ebpf:"drop_events"`
+	DropListener *ebpf.Map `ebpf:"drop_listener"`
 	Drops        *ebpf.Map `ebpf:"drops"`
 	Endpoints    *ebpf.Map `ebpf:"endpoints"`
 	Frags        *ebpf.Map `ebpf:"frags"`
@@ -213,6 +219,8 @@ func (m *PodMaps) Close() error {
 		m.Bandwidths,
 		m.CtAny,
 		m.CtTcp,
+		m.DropEvents,
+		m.DropListener,
 		m.Drops,
 		m.Endpoints,
 		m.Frags,

@@ -21,6 +21,8 @@ const (
 	UplinkMapBackends            = "backends"
 	UplinkMapCtAny               = "ct_any"
 	UplinkMapCtTcp               = "ct_tcp"
+	UplinkMapDropEvents          = "drop_events"
+	UplinkMapDropListener        = "drop_listener"
 	UplinkMapDrops               = "drops"
 	UplinkMapFrags               = "frags"
 	UplinkMapIcmpBudgets         = "icmp_budgets"
@@ -114,6 +116,8 @@ type UplinkMapSpecs struct {
 	Backends     *ebpf.MapSpec `ebpf:"backends"`
 	CtAny        *ebpf.MapSpec `ebpf:"ct_any"`
 	CtTcp        *ebpf.MapSpec `ebpf:"ct_tcp"`
+	DropEvents   *ebpf.MapSpec `ebpf:"drop_events"`
+	DropListener *ebpf.MapSpec `ebpf:"drop_listener"`
 	Drops        *ebpf.MapSpec `ebpf:"drops"`
 	Frags        *ebpf.MapSpec `ebpf:"frags"`
 	IcmpBudgets  *ebpf.MapSpec `ebpf:"icmp_budgets"`
@@ -181,6 +185,8 @@ type UplinkMaps struct {
 	Backends     *ebpf.Map `ebpf:"backends"`
 	CtAny        *ebpf.Map `ebpf:"ct_any"`
 	CtTcp        *ebpf.Map `ebpf:"ct_tcp"`
+	DropEvents   *ebpf.Map `ebpf:"drop_events"`
+	DropListener *ebpf.Map `ebpf:"drop_listener"`
 	Drops        *ebpf.Map `ebpf:"drops"`
 	Frags        *ebpf.Map `ebpf:"frags"`
 	IcmpBudgets  *ebpf.Map `ebpf:"icmp_budgets"`
@@ -203,6 +209,8 @@ func (m *UplinkMaps) Close() error {
 		m.Backends,
 		m.CtAny,
 		m.CtTcp,
+		m.DropEvents,
+		m.DropListener,
 		m.Drops,
 		m.Frags,
 		m.IcmpBudgets,

@@ -21,6 +21,8 @@ const (
 	XDPMapBackends            = "backends"
 	XDPMapCtAny               = "ct_any"
 	XDPMapCtTcp               = "ct_tcp"
+	XDPMapDropEvents          = "drop_events"
+	XDPMapDropListener        = "drop_listener"
 	XDPMapDrops               = "drops"
 	XDPMapFrags               = "frags"
 	XDPMapIcmpBudgets         = "icmp_budgets"
@@ -110,6 +112,8 @@ type XDPMapSpecs struct {
 	Backends     *ebpf.MapSpec `ebpf:"backends"`
 	CtAny        *ebpf.MapSpec `ebpf:"ct_any"`
 	CtTcp        *ebpf.MapSpec `ebpf:"ct_tcp"`
+	DropEvents   *ebpf.MapSpec `ebpf:"drop_events"`
+	DropListener *ebpf.MapSpec `ebpf:"drop_listener"`
 	Drops        *ebpf.MapSpec `ebpf:"drops"`
 	Frags        *ebpf.MapSpec `ebpf:"frags"`
 	IcmpBudgets  *ebpf.MapSpec `ebpf:"icmp_budgets"`
@@ -175,6 +179,8 @@ type XDPMaps struct {
 	Backends     *ebpf.Map `ebpf:"backends"`
 	CtAny        *ebpf.Map `ebpf:"ct_any"`
 	CtTcp        *ebpf.Map `ebpf:"ct_tcp"`
+	DropEvents   *ebpf.Map `ebpf:"drop_events"`
+	DropListener *ebpf.Map `ebpf:"drop_listener"`
 	Drops        *ebpf.Map `ebpf:"drops"`
 	Frags        *ebpf.Map `ebpf:"frags"`
 	IcmpBudgets  *ebpf.Map `ebpf:"icmp_budgets"`
@@ -198,6 +204,8 @@ func (m *XDPMaps) Close() error {
 		m.Backends,
 		m.CtAny,
 		m.CtTcp,
+		m.DropEvents,
+		m.DropListener,
 		m.Drops,
 		m.Frags,
 		m.IcmpBudgets,

@@ -21,6 +21,8 @@ const (
 	benchMapBackends            = "backends"
 	benchMapCtAny               = "ct_any"
 	benchMapCtTcp               = "ct_tcp"
+	benchMapDropEvents          = "drop_events"
+	benchMapDropListener        = "drop_listener"
 	benchMapDrops               = "drops"
 	benchMapFrags               = "frags"
 	benchMapIcmpBudgets         = "icmp_budgets"
@@ -125,6 +127,8 @@ type benchMapSpecs struct {
 	Backends     *ebpf.MapSpec `ebpf:"backends"`
 	CtAny        *ebpf.MapSpec `ebpf:"ct_any"`
 	CtTcp        *ebpf.MapSpec `ebpf:"ct_tcp"`
+	DropEvents   *ebpf.MapSpec `ebpf:"drop_events"`
+	DropListener *ebpf.MapSpec `ebpf:"drop_listener"`
 	Drops        *ebpf.MapSpec `ebpf:"drops"`
 	Frags        *ebpf.MapSpec `ebpf:"frags"`
 	IcmpBudgets  *ebpf.MapSpec `ebpf:"icmp_budgets"`
@@ -193,6 +197,8 @@ type benchMaps struct {
 	Backends     *ebpf.Map `ebpf:"backends"`
 	CtAny        *ebpf.Map `ebpf:"ct_any"`
 	CtTcp        *ebpf.Map `ebpf:"ct_tcp"`
+	DropEvents   *ebpf.Map `ebpf:"drop_events"`
+	DropListener *ebpf.Map `ebpf:"drop_listener"`
 	Drops        *ebpf.Map `ebpf:"drops"`
 	Frags        *ebpf.Map `ebpf:"frags"`
 	IcmpBudgets  *ebpf.Map `ebpf:"icmp_budgets"`
@@ -216,6 +222,8 @@ func (m *benchMaps) Close() error {
 		m.Backends,
 		m.CtAny,
 		m.CtTcp,
+		m.DropEvents,
+		m.DropListener,
 		m.Drops,
 		m.Frags,
 		m.IcmpBudgets,

@@ -22,6 +22,8 @@ const (
 	benchPodMapBandwidths          = "bandwidths"
 	benchPodMapCtAny               = "ct_any"
 	benchPodMapCtTcp               = "ct_tcp"
+	benchPodMapDropEvents          = "drop_events"
+	benchPodMapDropListener        = "drop_listener"
 	benchPodMapDrops               = "drops"
 	benchPodMapEndpoints           = "endpoints"
 	benchPodMapFrags               = "frags"
@@ -127,6 +129,8 @@ type benchPodMapSpecs struct {
 	Bandwidths   *ebpf.MapSpec `ebpf:"bandwidths"`
 	CtAny        *ebpf.MapSpec `ebpf:"ct_any"`
 	CtTcp        *ebpf.MapSpec `ebpf:"ct_tcp"`
+	DropEvents   *ebpf.MapSpec `ebpf:"drop_events"`
+	DropListener *ebpf.MapSpec `ebpf:"drop_listener"`
 	Drops        *ebpf.MapSpec `ebpf:"drops"`
 	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
 	Frags        *ebpf.MapSpec `ebpf:"frags"`
@@ -200,6 +204,8 @@ type benchPodMaps struct {
 	Bandwidths   *ebpf.Map `ebpf:"bandwidths"`
 	CtAny        *ebpf.Map `ebpf:"ct_any"`
 	CtTcp        *ebpf.Map `ebpf:"ct_tcp"`
+	DropEvents   *ebpf.Map `ebpf:"drop_events"`
+	DropListener *ebpf.Map `ebpf:"drop_listener"`
 	Drops        *ebpf.Map `ebpf:"drops"`
 	Endpoints    *ebpf.Map `ebpf:"endpoints"`
 	Frags        *ebpf.Map `ebpf:"frags"`
@@ -225,6 +231,8 @@ func (m *benchPodMaps) Close() error {
 		m.Bandwidths,
 		m.CtAny,
 		m.CtTcp,
+		m.DropEvents,
+		m.DropListener,
 		m.Drops,
 		m.Endpoints,
 		m.Frags,
