@@ -95,6 +95,10 @@ clean: ## Remove what was built
 bench-api: ## Measure the control plane: start, memory, writes, lists, watches
 	$(GO) run ./hack/bench/api $(BENCH_FLAGS)
 
+.PHONY: bench-controllers
+bench-controllers: ## Measure the controllers: 10,000 pods of Deployments on 1,000 simulated nodes rolled out, updated, rolled back, drained
+	$(GO) run ./hack/bench/controllers $(BENCH_FLAGS)
+
 .PHONY: bench-scheduler
 bench-scheduler: ## Measure the scheduler: decisions alone, then with an API server in the same process
 	$(GO) run ./hack/bench/scheduler $(BENCH_FLAGS)
