@@ -282,7 +282,7 @@ func limits(t *testing.T, rnd *rand.Rand, lags bool) {
 	defer c.Close()
 	c.Rest()
 	flakes := rnd.Intn(3) == 0 // deletions of pods fail at times
-	byController := true // who writes: the test ends pods, too
+	byController := true       // who writes: the test ends pods, too
 	c.API.Wrote = func(verb string, gvr schema.GroupVersionResource, obj runtime.Object) {
 		if gvr != podsGVR {
 			return
