@@ -331,6 +331,7 @@ func (k *kubelet) nodeOptions(capacity v1.ResourceList) node.Options {
 		Port: int32(k.cfg.Port), Version: Version, Machine: k.machine, Capacity: k.capacity,
 		Reserved:       []v1.ResourceList{k.cfg.Reserved, k.cfg.evictionReserve(capacity)},
 		RuntimeVersion: k.health.runtimeVersion, Conditions: k.health.conditions, Images: k.nodeImages, RuntimeHandlers: k.health.handlers,
+		GoingDown:      k.shutdown.Active,
 		VolumesInUse:   func() []v1.UniqueVolumeName { return k.csi.Names() },
 		DeviceCapacity: func() (capacity, allocatable v1.ResourceList) { return k.devices.Capacity() },
 	}

@@ -95,8 +95,9 @@ func (m *metrics) stage(stage string, took time.Duration) {
 func (m *metrics) operation(name string, took time.Duration, err error) {
 	m.runtime.WithLabelValues(name).Inc()
 	m.durations.WithLabelValues(name).Observe(took.Seconds())
+	failed := m.errors.WithLabelValues(name) // there from the first call on: a rate needs a zero to start from
 	if err != nil && !observed.IsNotFound(err) {
-		m.errors.WithLabelValues(name).Inc()
+		failed.Inc()
 	}
 }
 

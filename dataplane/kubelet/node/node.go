@@ -61,6 +61,7 @@ type Options struct {
 	Conditions       func(ctx context.Context) []Condition
 	Images           func(ctx context.Context) []v1.ContainerImage
 	VolumesInUse     func() []v1.UniqueVolumeName // may be nil
+	GoingDown        func() bool                  // the machine shuts down: then the node is not ready, however short it has been up; may be nil
 	Unschedulable    bool
 	RuntimeHandlers  func() []v1.NodeRuntimeHandler
 	UserNSSupported  bool
@@ -270,7 +271,8 @@ func (k *Keeper) report(ctx context.Context) error {
 	}
 	updated := old.DeepCopy()
 	k.fill(ctx, updated)
-	if ready(&old.Status) && !ready(&updated.Status) && time.Since(k.started) < settle {
+	goingDown := k.options.GoingDown != nil && k.options.GoingDown()
+	if ready(&old.Status) && !ready(&updated.Status) && time.Since(k.started) < settle && !goingDown {
 		return errSettling
 	}
 	k.mu.Lock()
