@@ -12,9 +12,9 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/fairlead/fairlead/controlplane/cloud"
 	"github.com/fairlead/fairlead/controlplane/controllers"
@@ -86,28 +86,19 @@ func (o *serverOptions) run(ctx context.Context) error {
 // runControllers runs the controllers under their own identity while this server holds their lease. Its name in the lease is the server's, so that a
 // server that was killed goes on at once.
 func (o *serverOptions) runControllers(ctx context.Context, env server.Env) error {
-	config, err := clientcmd.BuildConfigFromFlags("", env.Keys.ControllerManagerKubeconfig())
-	if err != nil {
-		return err
-	}
 	settings, err := controllerSettings(env.Config, env.Keys.CAFile())
 	if err != nil {
 		return err
 	}
 	settings.LoadBalancerPools = o.loadBalancerPools
 	return controllers.Run(ctx, controllers.Config{
-		RESTConfig: config, Controllers: o.controllers, Settings: settings,
+		RESTConfig: env.ClientAs(user.KubeControllerManager), Controllers: o.controllers, Settings: settings,
 		LeaderElection: &controllers.LeaderElection{Name: controllersLease, Identity: env.Config.Name},
 	})
 }
 
 func (o *serverOptions) runScheduler(ctx context.Context, env server.Env) error {
-	config, err := clientcmd.BuildConfigFromFlags("", env.Keys.SchedulerKubeconfig())
-	if err != nil {
-		return err
-	}
-	config.QPS = -1 // the server limits by priority and fairness
-	return scheduler.Run(ctx, scheduler.Config{RESTConfig: config, ConfigFile: o.schedulerConfig, LeaderElection: true, Identity: env.Config.Name})
+	return scheduler.Run(ctx, scheduler.Config{RESTConfig: env.ClientAs(user.KubeScheduler), ConfigFile: o.schedulerConfig, LeaderElection: true, Identity: env.Config.Name})
 }
 
 // runAgent runs this host's own node with a certificate straight from the cluster's authority.

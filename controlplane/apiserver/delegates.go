@@ -36,7 +36,7 @@ func (a *assembly) ownStorage(codec runtime.Codec, gv schema.GroupVersion) (gene
 	c := *a.generic
 	c.PostStartHooks = map[string]genericapiserver.PostStartHookConfigEntry{}
 	c.RuleResolver = nil
-	c.LoopbackClientConfig = a.local.config(c.LoopbackClientConfig)
+	c.LoopbackClientConfig = a.local.config(c.LoopbackClientConfig, loopbackUser)
 	o := *a.etcd
 	o.StorageConfig.Codec = codec
 	o.StorageConfig.EncodeVersioner = runtime.NewMultiGroupVersioner(gv, schema.GroupKind{Group: gv.Group})

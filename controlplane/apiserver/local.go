@@ -16,10 +16,12 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/client-go/rest"
 )
 
-// local is an http.RoundTripper by which clients in this process reach the server: a function call instead of TLS, HTTP/2 frames and system calls.
+// local is how clients in this process reach the server: a function call instead of TLS, HTTP/2 frames and system calls.
 // Everything a request meets behind authentication is the same. Requests from before the server runs wait for it, as those to a listening socket do;
 // after it ended, connections are refused.
 type local struct {
@@ -29,12 +31,25 @@ type local struct {
 
 func newLocal() *local { return &local{opened: make(chan struct{})} }
 
-// config returns a copy of c, a configuration of the same server over TLS, that goes through l.
-func (l *local) config(c *rest.Config) *rest.Config {
+// config returns a copy of c, a configuration of the same server over TLS, that goes through l as who.
+func (l *local) config(c *rest.Config, who user.Info) *rest.Config {
 	c = rest.CopyConfig(c)
 	c.TLSClientConfig = rest.TLSClientConfig{}
-	c.Transport = l
+	c.Transport = localUser{l, who}
 	return c
+}
+
+// loopbackUser is who the loopback client is.
+var loopbackUser = &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.AllAuthenticated, user.SystemPrivilegedGroup}}
+
+// localUser is the local transport of one user.
+type localUser struct {
+	local *local
+	who   user.Info
+}
+
+func (u localUser) RoundTrip(req *http.Request) (*http.Response, error) {
+	return u.local.roundTrip(req, u.who)
 }
 
 // open lets requests in until the returned function is called. It may be called once.
@@ -44,9 +59,9 @@ func (l *local) open(h http.Handler) (closed func()) {
 	return func() { l.handler.Store(nil) }
 }
 
-// RoundTrip calls the handler. What streams (watch, logs, proxied connections) is handled in a goroutine of its own while the client reads; everything
+// roundTrip calls the handler. What streams (watch, logs, proxied connections) is handled in a goroutine of its own while the client reads; everything
 // else in the caller's, because a stack that has grown once is worth keeping.
-func (l *local) RoundTrip(req *http.Request) (*http.Response, error) {
+func (l *local) roundTrip(req *http.Request, who user.Info) (*http.Response, error) {
 	h, err := l.await(req)
 	if err != nil {
 		if req.Body != nil {
@@ -55,7 +70,7 @@ func (l *local) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	// The caller's values stay behind: a server's request begins with none, and the caller may itself be handling a request.
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(request.WithUser(context.Background(), who))
 	stop := context.AfterFunc(req.Context(), cancel)
 	in := serverSide(ctx, req)
 	if streams(req.URL) {

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"k8s.io/apiserver/pkg/endpoints/request"
 )
 
 // localServer returns a client whose requests h handles.
@@ -18,7 +20,7 @@ func localServer(t *testing.T, h http.HandlerFunc) *http.Client {
 	t.Helper()
 	l := newLocal()
 	t.Cleanup(l.open(h))
-	return &http.Client{Transport: l}
+	return &http.Client{Transport: localUser{l, loopbackUser}}
 }
 
 func ask(t *testing.T, c *http.Client, ctx context.Context, method, url, body string) (*http.Response, error) {
@@ -38,6 +40,9 @@ func TestLocalAnswer(t *testing.T) {
 		body, _ := io.ReadAll(r.Body)
 		if r.Context().Value(callerKey{}) != nil {
 			t.Error("the handler sees values of the caller's context")
+		}
+		if who, _ := request.UserFrom(r.Context()); who == nil || who.GetName() != "system:apiserver" {
+			t.Errorf("the handler sees %v, want system:apiserver", who)
 		}
 		if r.Header.Get("Authorization") != "" {
 			t.Error("the handler sees the caller's token")
@@ -159,7 +164,7 @@ func TestLocalAbort(t *testing.T) {
 
 func TestLocalWaitsBeforeAndRefusesAfter(t *testing.T) {
 	l := newLocal()
-	c := &http.Client{Transport: l}
+	c := &http.Client{Transport: localUser{l, loopbackUser}}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := ask(t, c, ended, "GET", "/", ""); !errors.Is(err, context.Canceled) {

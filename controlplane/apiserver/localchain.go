@@ -5,21 +5,16 @@ package apiserver
 import (
 	"net/http"
 
-	"k8s.io/apiserver/pkg/authentication/user"
 	genericapifilters "k8s.io/apiserver/pkg/endpoints/filters"
 	"k8s.io/apiserver/pkg/endpoints/filters/impersonation"
-	"k8s.io/apiserver/pkg/endpoints/request"
 	genericfeatures "k8s.io/apiserver/pkg/features"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
 )
 
-// localUser is who clients in this process are: the loopback client's user.
-var localUser = &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.AllAuthenticated, user.SystemPrivilegedGroup}}
-
 // localChain is what requests of clients in this process go through before api. Against genericapiserver.DefaultBuildHandlerChain it lacks
-//   - authentication: who asks is known;
-//   - priority and fairness: it exempts system:masters, and these clients' own workers bound how much they ask at once;
+//   - authentication: localUser says who asks;
+//   - priority and fairness: these clients' own workers bound how much they ask at once;
 //   - the goroutine that answers for a handler which misses its deadline: handlers here watch their context;
 //   - what is for browsers, proxies and load balancers (CORS, HSTS, cache headers, retry-after while shutting down).
 //
@@ -35,7 +30,6 @@ func localChain(api http.Handler, c *genericapiserver.Config, traced bool) http.
 	if traced {
 		h = genericapifilters.WithTracing(h, c.TracerProvider)
 	}
-	h = asLocalUser(h)
 	h = genericapifilters.WithWarningRecorder(h)
 	h = genericapifilters.WithRequestDeadline(h, c.AuditBackend, c.AuditPolicyRuleEvaluator, c.LongRunningFunc, c.Serializer, c.RequestTimeout)
 	h = genericfilters.WithWaitGroup(h, c.LongRunningFunc, c.NonLongRunningRequestWaitGroup)
@@ -45,10 +39,4 @@ func localChain(api http.Handler, c *genericapiserver.Config, traced bool) http.
 	h = genericapifilters.WithRequestReceivedTimestamp(h)
 	h = genericfilters.WithPanicRecovery(h, c.RequestInfoResolver)
 	return genericapifilters.WithAuditInit(h)
-}
-
-func asLocalUser(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h.ServeHTTP(w, r.WithContext(request.WithUser(r.Context(), localUser)))
-	})
 }

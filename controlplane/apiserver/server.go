@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	genericapifilters "k8s.io/apiserver/pkg/endpoints/filters"
 	apiopenapi "k8s.io/apiserver/pkg/endpoints/openapi"
@@ -217,7 +218,7 @@ func (a *assembly) store() error {
 
 // connect makes the clients of this very server.
 func (a *assembly) connect() error {
-	loopback := a.local.config(a.generic.LoopbackClientConfig)
+	loopback := a.local.config(a.generic.LoopbackClientConfig, loopbackUser)
 	a.env = Env{Loopback: a.generic.LoopbackClientConfig, Generic: a.generic}
 	typed := rest.CopyConfig(loopback)
 	typed.ContentType = runtime.ContentTypeProtobuf
@@ -333,7 +334,14 @@ func (a *assembly) chain(ctx context.Context) (*Server, error) {
 func (s *Server) Loopback() *rest.Config { return rest.CopyConfig(s.loopback) }
 
 // Local is Loopback without a socket between, for clients in this process. It cannot upgrade connections (exec, attach, port-forward).
-func (s *Server) Local() *rest.Config { return s.local.config(s.loopback) }
+func (s *Server) Local() *rest.Config { return s.local.config(s.loopback, loopbackUser) }
+
+// LocalAs is Local with the rights of a user.
+func (s *Server) LocalAs(who user.Info) *rest.Config {
+	c := s.local.config(s.loopback, who)
+	c.BearerToken = ""
+	return c
+}
 
 // Handler is the server without its listener, for tests.
 func (s *Server) Handler() http.Handler { return s.aggregator.GenericAPIServer.Handler }

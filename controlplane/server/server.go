@@ -14,6 +14,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -32,6 +33,8 @@ type Env struct {
 	Config Config
 	// Client is a client configuration with all rights that reaches the server by function calls; a component makes a copy and names itself in UserAgent.
 	Client *rest.Config
+	// ClientAs is Client with the rights of the user of that name alone.
+	ClientAs func(user string) *rest.Config
 	// Keys are the cluster's authorities and certificates; nil in a process that has none.
 	Keys *pki.PKI
 	// URL is where this server is reached from this host, "https://127.0.0.1:6443".
@@ -109,7 +112,7 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 		return ended(ctx)
 	}
-	env := Env{Config: cfg, Client: api.Local(), Keys: keys, URL: localURL(cfg.BindAddress, port), AdminKubeconfig: keys.AdminKubeconfig()}
+	env := Env{Config: cfg, Client: api.Local(), ClientAs: localAs(api), Keys: keys, URL: localURL(cfg.BindAddress, port), AdminKubeconfig: keys.AdminKubeconfig()}
 	log.Info("API server is ready", "component", "apiserver", "url", env.URL, "kubeconfig", env.AdminKubeconfig, "took", since(started))
 	tasks.run(func() error { settleMemory(ctx); return nil }, cancel)
 	if err := settle(ctx, cfg, env); err != nil {
@@ -135,6 +138,12 @@ func Run(ctx context.Context, cfg Config) error {
 		log.Error(err, "API server did not stop cleanly")
 	}
 	return ended(ctx)
+}
+
+func localAs(api *apiserver.Server) func(string) *rest.Config {
+	return func(name string) *rest.Config {
+		return api.LocalAs(&user.DefaultInfo{Name: name, Groups: []string{user.AllAuthenticated}})
+	}
 }
 
 // ended returns why ctx ended: nil when the caller asked for it.
