@@ -123,7 +123,11 @@ func TestChartValues(t *testing.T) {
 		v["clusterCIDRs"] = []any{"10.0.0.0/14", "fd01::/48"}
 		v["uplinks"] = []any{"eth1"}
 		v["apiServer"].(object)["host"] = "192.0.2.5"
+		v["runtime"].(object)["dir"] = "/run/containerd"
 	}))
+	if got := fmt.Sprint(c["volumeMounts"]); !strings.Contains(got, "map[mountPath:/host/cri name:cri]") || !strings.Contains(fmt.Sprint(c["args"]), "--container-runtime-endpoint=unix:///host/cri/containerd.sock") {
+		t.Error("runtime's socket:", got, c["args"])
+	}
 	args := fmt.Sprint(c["args"])
 	if strings.Contains(args, "--pod-network") || !strings.Contains(args, "--cluster-cidr=10.0.0.0/14 --cluster-cidr=fd01::/48 --uplink=eth1") {
 		t.Error(args)
