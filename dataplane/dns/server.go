@@ -21,6 +21,9 @@ import (
 // Port is where a node's server listens, on the node's own addresses; the cluster DNS Service maps port 53 to it.
 const Port = 10053
 
+// MetricsPort is where a node's server gives CoreDNS's metrics, as CoreDNS deployments do.
+const MetricsPort = 9153
+
 // The ConfigMap with the cluster's Corefile. It has a name of its own, not CoreDNS's "coredns": that one's listens on port 53 with the plugin kubernetes, and must
 // stay as it is on a cluster that runs, or goes back to, a CoreDNS deployment.
 const (
@@ -71,6 +74,11 @@ func Run(ctx context.Context, cfg Config) error {
 		logger.Error(err, "Corefile refused; using the default one until it changes")
 		reloads.WithLabelValues("failed").Inc()
 		text = ""
+		instance, err = cfg.load(nil, front, text)
+	}
+	if err != nil && cfg.Metrics != "" { // perhaps the port is taken: names are worth more than metrics
+		logger.Error(err, "DNS server does not start; trying without metrics", "metrics", cfg.Metrics)
+		cfg.Metrics = ""
 		instance, err = cfg.load(nil, front, text)
 	}
 	if err != nil {

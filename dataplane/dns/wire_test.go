@@ -513,3 +513,15 @@ func FuzzWire(f *testing.F) {
 		}
 	})
 }
+
+func TestTakenMetricsPortDoesNotCostTheNames(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	port := serve(t, testTables(t), func(c *Config) { c.Metrics = l.Addr().String() })
+	if r := exchange(t, port, "web.default.svc.cluster.local.", dns.TypeA); len(r.Answer) != 1 {
+		t.Errorf("with the metrics' port taken: %v", r)
+	}
+}

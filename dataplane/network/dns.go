@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 
+	"github.com/fairlead/fairlead/dataplane/dns"
 	"github.com/fairlead/fairlead/dataplane/dns/control"
 	"github.com/fairlead/fairlead/dataplane/dns/keeper"
 	"github.com/fairlead/fairlead/dataplane/tables"
@@ -26,6 +28,7 @@ const AnnotationDNS = "fairlead.io/dns"
 func (cfg Config) keepDNS(ctx context.Context, t *tables.Tables, corefiles <-chan string) error {
 	settings := cfg.DNS
 	settings.Listen, settings.Control = cfg.NodeIPs, filepath.Join(cfg.RunDir, control.SocketName)
+	settings.Metrics = ":" + strconv.Itoa(dns.MetricsPort)
 	health := make(chan bool, 1)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { cfg.publishDNS(ctx, health); return nil })

@@ -13,6 +13,7 @@ import (
 	"hash/fnv"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -36,6 +37,7 @@ const (
 	serviceName = "kube-dns"
 	managedBy   = "clusterdns.fairlead.io"
 	servicePort = 53
+	metricsPort = 9153
 	// annotationDNS is "down" on a Node whose DNS server does not answer; the node's agent writes it.
 	annotationDNS = "fairlead.io/dns"
 	// perSlice bounds the endpoints of a slice, so that a change of one node does not send every node to every watcher.
@@ -151,7 +153,8 @@ func (d *Controller) service() *corev1.Service {
 	return &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: namespace, Name: serviceName,
-			Labels: map[string]string{"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"},
+			Labels:      map[string]string{"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"},
+			Annotations: map[string]string{"prometheus.io/port": strconv.Itoa(metricsPort), "prometheus.io/scrape": "true"},
 		},
 		Spec: corev1.ServiceSpec{
 			ClusterIP: d.ctx.Settings.ClusterDNS[0], ClusterIPs: d.ctx.Settings.ClusterDNS, IPFamilyPolicy: &policy,
@@ -159,6 +162,7 @@ func (d *Controller) service() *corev1.Service {
 			Ports: []corev1.ServicePort{
 				{Name: "dns", Protocol: corev1.ProtocolUDP, Port: servicePort, TargetPort: target},
 				{Name: "dns-tcp", Protocol: corev1.ProtocolTCP, Port: servicePort, TargetPort: target},
+				{Name: "metrics", Protocol: corev1.ProtocolTCP, Port: metricsPort, TargetPort: intstr.FromInt32(metricsPort)},
 			},
 		},
 	}

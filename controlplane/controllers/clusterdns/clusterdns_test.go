@@ -122,7 +122,7 @@ func TestServiceIsMadeWhenAbsent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if svc.Spec.ClusterIP != "10.96.0.10" || len(svc.Spec.Ports) != 2 || svc.Spec.Ports[0].TargetPort.IntVal != 10053 {
+	if svc.Spec.ClusterIP != "10.96.0.10" || len(svc.Spec.Ports) != 3 || svc.Spec.Ports[0].TargetPort.IntVal != 10053 || svc.Spec.Ports[2].Name != "metrics" || svc.Spec.Ports[2].Port != 9153 {
 		t.Errorf("service %+v", svc.Spec)
 	}
 }

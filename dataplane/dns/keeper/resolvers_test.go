@@ -158,9 +158,9 @@ func TestResolversInside(t *testing.T) {
 		for _, r := range results {
 			sum = [4]int64{sum[0] + r[0], sum[1] + r[1], sum[2] + r[2], max(sum[3], r[3])}
 		}
-		t.Logf("%s: %d look-ups in %s, %d failed, %d took a second or longer, the longest %s", libc, sum[0], time.Since(start).Round(time.Millisecond), sum[1], sum[2], time.Duration(sum[3])*time.Microsecond)
+		t.Logf("%s: %d look-ups in %s, %d failed, %d waited for a repetition, the longest %s", libc, sum[0], time.Since(start).Round(time.Millisecond), sum[1], sum[2], time.Duration(sum[3])*time.Microsecond)
 		if sum[0] != int64(lookups/processes*processes) || sum[1] > 0 || sum[2] > 0 {
-			t.Errorf("%s: look-ups failed or waited", libc)
+			t.Errorf("%s: look-ups failed or waited for a repetition", libc)
 		}
 	}
 	pairs(t, lookups)

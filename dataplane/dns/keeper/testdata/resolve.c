@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // resolve COUNT NAME...: looks the names up in turn, COUNT times in all, with the C library's resolver, as a program in a pod does: A and AAAA at the same time from one
-// port. Prints how many look-ups there were, how many failed, how many took a second or longer, and the longest in microseconds.
+// port. Prints how many look-ups there were, how many failed, how many took as long as a
+// repeated question (musl repeats after 2.5 s, glibc after 5 s), and the longest in microseconds.
 #include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,7 +34,7 @@ int main(int argc, char **argv)
 		else
 			freeaddrinfo(found);
 		long long took = now() - start;
-		if (took >= 1000000)
+		if (took >= 2400000)
 			slow++;
 		if (took > longest)
 			longest = took;
