@@ -20,7 +20,10 @@ func (s *Sandbox) Down() error {
 		return err
 	}
 	defer unlock()
-	return s.remove()
+	if err := s.remove(); err != nil {
+		return err
+	}
+	return os.Remove(s.lockFile())
 }
 
 // remove is Down under the lock. Namespaces, links, mounts and BPF objects go with the last process that holds them.

@@ -21,39 +21,63 @@ const (
 	minKernel     = "6.6"     // tcx
 )
 
-// preflight looks whether the machine can run the sandbox, before anything is changed. All that is missing is said at once. It returns a
-// listening socket of 127.0.0.1 per server, which the server's process inherits.
-func (s *Sandbox) preflight(t Topology, o UpOptions) ([]*os.File, error) {
+// machine is what preflight asks of the machine.
+type machine struct {
+	euid         func() int
+	kernel       func() (major, minor int, release string)
+	hasBTF       func() bool
+	hierarchies  func() ([]hierarchy, error)
+	lookPath     func(name string) (string, error)
+	memAvailable func() (uint64, error)           // bytes
+	diskFree     func(dir string) (uint64, error) // bytes
+}
+
+var thisMachine = machine{
+	euid:         os.Geteuid,
+	kernel:       kernelVersion,
+	hasBTF:       func() bool { return exists("/sys/kernel/btf/vmlinux") },
+	hierarchies:  hierarchies,
+	lookPath:     exec.LookPath,
+	memAvailable: memAvailable,
+	diskFree: func(dir string) (uint64, error) {
+		var fs unix.Statfs_t
+		err := unix.Statfs(existingParent(dir), &fs)
+		return fs.Bavail * uint64(fs.Bsize), err
+	},
+}
+
+// preflight looks whether m can run the sandbox, before anything is changed. All that is missing is said at once. It returns a listening socket of
+// 127.0.0.1 per server, which the server's process inherits.
+func (s *Sandbox) preflight(m machine, t Topology, o UpOptions) ([]*os.File, error) {
 	var problems []error
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
-	if os.Geteuid() != 0 {
+	if m.euid() != 0 {
 		return nil, errors.New("root is needed to make network namespaces and load eBPF programs: run it with sudo")
 	}
-	if major, minor, release := kernelVersion(); major < 6 || major == 6 && minor < 6 {
+	if major, minor, release := m.kernel(); major < 6 || major == 6 && minor < 6 {
 		problem("kernel %s: the datapath needs %s or later", release, minKernel)
 	}
-	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
+	if !m.hasBTF() {
 		problem("the kernel has no BTF (/sys/kernel/btf/vmlinux): it needs CONFIG_DEBUG_INFO_BTF")
 	}
-	hs, err := hierarchies()
+	hs, err := m.hierarchies()
 	if err == nil {
 		_, err = unified(hs)
 	}
 	if err != nil {
 		problems = append(problems, err)
 	}
-	if _, err := exec.LookPath("runc"); err != nil {
-		if _, err := exec.LookPath("crun"); err != nil {
+	if _, err := m.lookPath("runc"); err != nil {
+		if _, err := m.lookPath("crun"); err != nil {
 			problem("runc is not installed: apt-get install runc")
 		}
 	}
 	nodes := uint64(len(t.Nodes()))
-	if have, err := memAvailable(); err == nil && have < nodes*memoryPerNode {
+	if have, err := m.memAvailable(); err == nil && have < nodes*memoryPerNode {
 		problem("%d MiB of memory are available, %d nodes need %d MiB", have>>20, nodes, nodes*memoryPerNode>>20)
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(existingParent(s.Dir), &fs); err == nil && fs.Bavail*uint64(fs.Bsize) < nodes*diskPerNode {
-		problem("%s has %d MiB free, %d nodes need %d MiB", s.Dir, fs.Bavail*uint64(fs.Bsize)>>20, nodes, nodes*diskPerNode>>20)
+	if have, err := m.diskFree(s.Dir); err == nil && have < nodes*diskPerNode {
+		problem("%s has %d MiB free, %d nodes need %d MiB", s.Dir, have>>20, nodes, nodes*diskPerNode>>20)
 	}
 	for _, d := range hostDirs {
 		if strings.HasPrefix(o.Binary, d[0]+"/") {

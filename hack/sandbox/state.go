@@ -92,13 +92,24 @@ func (s *Sandbox) lock() (func(), error) {
 	if err := os.MkdirAll(filepath.Dir(s.Dir), 0o755); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(s.Dir+".lock", os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	for {
+		f, err := os.OpenFile(s.lockFile(), os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+			f.Close()
+			return nil, fmt.Errorf("another command is changing sandbox %q; wait for it to end", s.Name)
+		}
+		// Down removes the file while it holds the lock: a lock on a removed file keeps nobody out.
+		held, err := f.Stat()
+		if err == nil {
+			if now, err := os.Stat(s.lockFile()); err == nil && os.SameFile(held, now) {
+				return func() { f.Close() }, nil
+			}
+		}
 		f.Close()
-		return nil, fmt.Errorf("another command is changing sandbox %q; wait for it to end", s.Name)
 	}
-	return func() { f.Close() }, nil
 }
+
+func (s *Sandbox) lockFile() string { return s.Dir + ".lock" }

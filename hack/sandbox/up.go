@@ -50,7 +50,7 @@ func (s *Sandbox) Up(ctx context.Context, o UpOptions) error {
 			s.Name, st.Created.Format(time.TimeOnly), s.Kubeconfig())
 	}
 	progress := newProgress(o.Out)
-	listeners, err := s.preflight(topo, o)
+	listeners, err := s.preflight(thisMachine, topo, o)
 	if err != nil {
 		return err
 	}
