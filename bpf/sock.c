@@ -81,7 +81,9 @@ inline_fn int direct(struct bpf_sock_addr *ctx, struct addr *a, __be16 *port, in
 		goto plain;
 	svc = service_find(a, *port, proto, &address);
 	if (!svc) {
-		if (address & SERVICE_VIP)
+		/* No such port. Connecting a datagram socket sends nothing: getaddrinfo() does it, with any port, to sort addresses by
+		 * whether and from where they are reached (RFC 6724), so that may not fail. What is sent is answered by the packet programs. */
+		if (address & SERVICE_VIP && !(is_connect && proto == IPPROTO_UDP))
 			return refuse();
 		goto plain;
 	}

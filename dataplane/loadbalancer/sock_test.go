@@ -12,10 +12,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fairlead/fairlead/dataplane/tables"
-
 	"github.com/cilium/statedb"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/dataplane/tables"
 )
 
 // serveTCP answers every connection to addr with name and closes it. It listens in the calling thread's namespace.
@@ -193,6 +194,44 @@ func TestSocketUDP(t *testing.T) {
 		}
 		n.put(slice("dns", tables.UDP, "127.0.0.3:5353"))
 		eventually(t, func() error { return send("three") })
+		return nil
+	})
+}
+
+// TestSocketUDPProbe: resolvers connect a datagram socket to an address, with a port that means nothing, to learn whether and from where it is
+// reached. That works for a service's address; a datagram sent to a port that the service lacks is refused.
+func TestSocketUDPProbe(t *testing.T) {
+	n := newNode(t)
+	n.put(svc("web", 80, tables.TCP, "10.96.0.10"), slice("web", tables.TCP, "127.0.0.2:8080"))
+	n.start()
+	defer n.halt()
+	inNS(t, n.ns, "", func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		_, services, _ := net.ParseCIDR("10.96.0.0/16")
+		if err := netlink.RouteReplace(&netlink.Route{LinkIndex: lo.Attrs().Index, Dst: services, Src: net.IPv4(127, 0, 0, 1), Scope: netlink.SCOPE_LINK}); err != nil {
+			return err
+		}
+		for _, port := range []string{"80", "9"} {
+			c, err := net.Dial("udp", net.JoinHostPort("10.96.0.10", port))
+			if err != nil {
+				return fmt.Errorf("connect a datagram socket: %w", err)
+			}
+			if !c.LocalAddr().(*net.UDPAddr).IP.IsLoopback() {
+				return fmt.Errorf("source address %s, want that of the route", c.LocalAddr())
+			}
+			c.Close()
+		}
+		u, err := net.ListenPacket("udp4", "0.0.0.0:0")
+		if err != nil {
+			return err
+		}
+		defer u.Close()
+		if _, err := u.WriteTo([]byte("?"), net.UDPAddrFromAddrPort(netip.MustParseAddrPort("10.96.0.10:9"))); !errors.Is(err, syscall.ECONNREFUSED) {
+			return fmt.Errorf("a datagram to a port that no service has: %v, want ECONNREFUSED", err)
+		}
 		return nil
 	})
 }
