@@ -102,9 +102,9 @@ func spawnConfig(t *testing.T, config Config) *process {
 }
 
 // TestKillNine kills the control plane in the middle of writes, again and again, and looks for every write that was acknowledged. The count of
-// rounds is FAIRLEAD_TEST_KILLS, by default few enough for a test run.
+// rounds is FAIRLEAD_TEST_KILLS, by default few enough for a test run; with 20 it is ten thousand writes.
 func TestKillNine(t *testing.T) {
-	const writers, perRound = 8, 250
+	const writers, perRound = 8, 500
 	kills := 4
 	if n, err := strconv.Atoi(os.Getenv("FAIRLEAD_TEST_KILLS")); err == nil {
 		kills = n

@@ -106,7 +106,12 @@ func TestKubectlOnEveryKind(t *testing.T) {
 	}
 	k := kubectl{t: t, kubeconfig: env.AdminKubeconfig, cache: t.TempDir(), transport: transport}
 	samples := readSamples(t)
+	// The editor adds an annotation; every object that is edited has some.
+	t.Setenv("KUBE_EDITOR", `sed -i '0,/^  annotations:/s//  annotations:\n    edited: by-editor/'`)
 	k.must("", "created", "create", "serviceaccount", "default") // a controller's work, and there is none here: without it no pod is admitted
+
+	k.must("", "ey", "create", "token", "default")
+	k.must("", "deployments.apps", "api-resources", "-o", "name")
 
 	lists, err := kubernetes.NewForConfigOrDie(env.Client).Discovery().ServerPreferredResources()
 	if err != nil {
@@ -137,7 +142,7 @@ func TestKubectlOnEveryKind(t *testing.T) {
 				}
 				k := k
 				k.t = t
-				walk(k, list.GroupVersion, r, sample)
+				walk(k, list.GroupVersion, r, sample, slices.ContainsFunc(list.APIResources, func(s metav1.APIResource) bool { return s.Name == r.Name+"/scale" }))
 			})
 		}
 	}
@@ -146,8 +151,8 @@ func TestKubectlOnEveryKind(t *testing.T) {
 	}
 }
 
-// walk takes one kind through the life of an object.
-func walk(k kubectl, groupVersion string, r metav1.APIResource, sample *unstructured.Unstructured) {
+// walk takes one kind through the life of an object; scalable says whether it has the scale subresource.
+func walk(k kubectl, groupVersion string, r metav1.APIResource, sample *unstructured.Unstructured, scalable bool) {
 	file := filepath.Join(k.t.TempDir(), "sample.yaml")
 	write := func(obj *unstructured.Unstructured) {
 		data, err := yaml.Marshal(obj.Object)
@@ -226,8 +231,37 @@ func walk(k kubectl, groupVersion string, r metav1.APIResource, sample *unstruct
 			k.t.Errorf("labels are %v", after.GetLabels())
 		}
 	}
+	k.must("", "edited", "edit", object)
+	if got := k.must("", "", "get", object, "-o", "jsonpath={.metadata.annotations.edited}"); got != "by-editor" {
+		k.t.Errorf("after kubectl edit the annotation is %q, want what the editor wrote", got)
+	}
+	if scalable {
+		k.must("", "scaled", "scale", object, "--replicas=7")
+		if got := k.must("", "", "get", object, "-o", "jsonpath={.spec.replicas}"); got != "7" {
+			k.t.Errorf("after kubectl scale there are %s replicas wanted, not 7", got)
+		}
+	}
+	walkRollout(k, r, object)
 	k.must("", "yes", "auth", "can-i", "delete", strings.TrimSuffix(r.Name+"."+group, "."))
 	remove(k, r, object, name)
+}
+
+// walkRollout does what can be done to a rollout without its controller.
+func walkRollout(k kubectl, r metav1.APIResource, object string) {
+	switch r.Kind {
+	case "Deployment":
+		k.must("", "paused", "rollout", "pause", object)
+		k.must("", "resumed", "rollout", "resume", object)
+	case "DaemonSet", "StatefulSet":
+	default:
+		return
+	}
+	k.must("", "No rollout history found", "rollout", "history", object) // its revisions are a controller's work
+	k.must("", "restarted", "rollout", "restart", object)
+	if at := k.must("", "", "get", object, "-o", `jsonpath={.spec.template.metadata.annotations.kubectl\.kubernetes\.io/restartedAt}`); at == "" {
+		k.t.Error("kubectl rollout restart left the template as it was")
+	}
+	k.must("", "aiting for", "rollout", "status", object, "--watch=false")
 }
 
 func remove(k kubectl, r metav1.APIResource, object, name string) {
