@@ -127,10 +127,6 @@ func (r *rig) in(packet []byte) (uint32, []byte) {
 	return r.run(r.tcx.Programs[loader.UplinkProgUplinkIn], packet)
 }
 
-func (r *rig) out(packet []byte) (uint32, []byte) {
-	return r.run(r.tcx.Programs[loader.UplinkProgUplinkOut], packet)
-}
-
 func (r *rig) xdpIn(packet []byte) (uint32, []byte) {
 	return r.run(r.xdp.Programs[loader.XDPProgUplinkXdp], packet)
 }

@@ -129,7 +129,6 @@ type logindFake struct {
 	props  *prop.Properties
 	locks  chan *os.File // the other end of each lock: it reads EOF when the lock is given back
 	dropIn string
-	reload bool
 }
 
 func (l *logindFake) Inhibit(what, who, _, mode string) (dbus.UnixFD, *dbus.Error) {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	csi "github.com/container-storage-interface/spec/lib/go/csi"
@@ -76,9 +77,7 @@ func (d *Driver) Calls(volume string) (out []string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, line := range d.calls {
-		var call, of string
-		fmt.Sscan(line, &call, &of)
-		if of == volume {
+		if call, of, _ := strings.Cut(line, " "); of == volume {
 			out = append(out, call)
 		}
 	}
