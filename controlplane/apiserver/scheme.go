@@ -36,6 +36,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/runtime/serializer/cbor"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"github.com/fairlead/fairlead/controlplane/apis/resource"
 )
@@ -66,6 +67,7 @@ var served = []struct {
 	{resourcev1.SchemeGroupVersion, resourcev1.AddToScheme},
 	{flowcontrolv1.SchemeGroupVersion, flowcontrolv1.AddToScheme},
 	{storagemigrationv1.SchemeGroupVersion, storagemigrationv1.AddToScheme},
+	{metricsv1beta1.SchemeGroupVersion, metricsv1beta1.AddToScheme},
 }
 
 // types is what the API server knows about Go types.

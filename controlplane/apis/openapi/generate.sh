@@ -25,6 +25,7 @@ packages=(
   $api/certificates/v1 $api/coordination/v1 $api/core/v1 $api/discovery/v1 $api/events/v1 $api/flowcontrol/v1 $api/networking/v1 $api/node/v1
   $api/policy/v1 $api/rbac/v1 $api/resource/v1 $api/scheduling/v1 $api/scheduling/v1alpha3 $api/storage/v1 $api/storagemigration/v1
   k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1 k8s.io/kube-aggregator/pkg/apis/apiregistration/v1
+  k8s.io/metrics/pkg/apis/metrics/v1beta1
 )
 generator=$(go tool -n k8s.io/kube-openapi/cmd/openapi-gen)
 GOMODCACHE=$private GOFLAGS=-mod=mod "$generator" --go-header-file "$header" --report-filename /dev/null \

@@ -22,6 +22,7 @@ import (
 
 	"github.com/fairlead/fairlead/controlplane/apis/core/servicealloc"
 	"github.com/fairlead/fairlead/controlplane/apiserver/registry"
+	"github.com/fairlead/fairlead/controlplane/apiserver/usage"
 )
 
 // Config is what the subresources work with.
@@ -94,6 +95,7 @@ func Install(put Put, built Built, cfg Config) (*Installed, error) {
 	put(v1, "nodes/proxy", &nodeProxy{kubelet})
 	put(v1, "services/proxy", &serviceProxy{services: services, client: cfg.Client, transport: kubelet.plain})
 	put(v1, "componentstatuses", &componentStatuses{client: cfg.Client})
+	usage.Install(put, nodes, pods, kubelet.summary)
 	installNamespaces(put, namespaces)
 	if cfg.ServiceAccountToken != nil {
 		put(v1, "serviceaccounts/token", cfg.ServiceAccountToken)

@@ -4,7 +4,9 @@ package core
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -19,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/proxy"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/client-go/transport"
+	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	"github.com/fairlead/fairlead/controlplane/apiserver/registry"
 )
@@ -82,6 +85,35 @@ func (k *kubelet) address(ctx context.Context, node string) (string, error) {
 		}
 	}
 	return "", apierrors.NewServiceUnavailable(fmt.Sprintf("node %q has no address yet", node))
+}
+
+// summaryLimit bounds a kubelet's answer in bytes.
+const summaryLimit = 16 << 20
+
+// summary asks a node's kubelet what the node and its pods use.
+func (k *kubelet) summary(ctx context.Context, node string) (*statsapi.Summary, error) {
+	address, err := k.address(ctx, node)
+	if err != nil {
+		return nil, err
+	}
+	location := url.URL{Scheme: "https", Host: address, Path: "/stats/summary"}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, location.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := k.secure.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: %s", &location, resp.Status)
+	}
+	out := &statsapi.Summary{}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, summaryLimit)).Decode(out); err != nil {
+		return nil, fmt.Errorf("%s: %w", &location, err)
+	}
+	return out, nil
 }
 
 // passThrough returns a handler that hands the request to location, upgraded connections included.
