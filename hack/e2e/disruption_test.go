@@ -205,11 +205,7 @@ spec:
   selector: {app: NAME}
   ports: [{name: http, port: 80, targetPort: http}]
 `)
-	apply := exec.Command(filepath.Join(env.bin, "fairlead"), "kubectl", "--kubeconfig", env.sandbox.Kubeconfig(), "apply", "-f", "-")
-	apply.Stdin = strings.NewReader(manifest)
-	if out, err := apply.CombinedOutput(); err != nil {
-		t.Fatalf("apply: %v\n%s", err, out)
-	}
+	apply(t, manifest)
 	t.Cleanup(func() { kubectl(t, "-n", "sample", "delete", "deployment,service", name, "--wait=false") })
 	kubectl(t, "-n", "sample", "rollout", "status", "deployment/"+name, "--timeout=60s")
 	svc, err := env.client.CoreV1().Services("sample").Get(t.Context(), name, metav1.GetOptions{})

@@ -106,6 +106,16 @@ func kubectl(t *testing.T, args ...string) string {
 	return out.String()
 }
 
+// apply applies a manifest.
+func apply(t *testing.T, manifest string) {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(env.bin, "fairlead"), "kubectl", "--kubeconfig", env.sandbox.Kubeconfig(), "apply", "-f", "-")
+	cmd.Stdin = strings.NewReader(manifest)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("apply: %v\n%s", err, out)
+	}
+}
+
 // eventually waits until f returns nil.
 func eventually(t *testing.T, patience time.Duration, f func() error) {
 	t.Helper()
