@@ -154,6 +154,9 @@ const (
 	serverTokenFile = "/var/lib/fairlead/server-token"
 )
 
+// evictionHard is in bytes, not shares: the nodes have this machine's one disk together, and that may well be 85% full.
+const evictionHard = "memory.available=100Mi,nodefs.available=500Mi,imagefs.available=500Mi"
+
 // mainArgs returns the command of a node's main process; the paths are those inside the host.
 func (s *Sandbox) mainArgs(h Host, t Topology, o UpOptions) []string {
 	if !h.Role.IsNode() {
@@ -189,6 +192,7 @@ func (s *Sandbox) mainArgs(h Host, t Topology, o UpOptions) []string {
 	if t.Routed {
 		args = append(args, "--overlay=vxlan")
 	}
+	args = append(args, "--eviction-hard="+evictionHard)
 	if o.NoNetwork {
 		args = append(args, "--no-network")
 	}
