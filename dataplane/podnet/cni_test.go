@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// The plugin's tests by libcni stand in one file, though it is long: they share one node under test and what is looked for as residue.
+
 package podnet
 
 import (

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sort"
 	"strings"
 	"time"
@@ -93,7 +92,7 @@ func removeLinks() error {
 		}
 		var gone netlink.LinkNotFoundError
 		if err := netlink.LinkDel(l); err != nil && !errors.As(err, &gone) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EOPNOTSUPP) {
-			return fmt.Errorf("remove %s: %w", filepath.Base(l.Attrs().Name), err)
+			return fmt.Errorf("remove %s: %w", l.Attrs().Name, err)
 		}
 	}
 	return nil

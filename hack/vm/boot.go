@@ -5,7 +5,6 @@ package vm
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -68,10 +67,10 @@ func (m Machine) Boot(ctx context.Context) (map[string]int, error) {
 	status, done := parse(io.TeeReader(out, log))
 	err = cmd.Wait()
 	if ctx.Err() != nil {
-		return status, fmt.Errorf("kernel %s did not end in time: see %s", m.Kernel.Release, m.Log)
+		return status, fmt.Errorf("kernel %s did not end in time; its console is in %s", m.Kernel.Release, m.Log)
 	}
 	if !done {
-		return status, fmt.Errorf("kernel %s ended before its programs did: see %s: %w", m.Kernel.Release, m.Log, errors.Join(err))
+		return status, fmt.Errorf("kernel %s ended before its programs did (qemu: %v); its console is in %s", m.Kernel.Release, err, m.Log)
 	}
 	return status, nil
 }

@@ -49,7 +49,7 @@ func (s *source) get(ctx context.Context, node string) (*statsapi.Summary, error
 	s.mu.Lock()
 	n := s.nodes[node]
 	if n == nil {
-		n = &said{}
+		n = &said{at: time.Now()} // not to be forgotten before it was asked
 		s.forget()
 		s.nodes[node] = n
 	}

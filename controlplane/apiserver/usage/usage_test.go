@@ -186,3 +186,23 @@ func TestAKubeletIsAskedOnceInAWhile(t *testing.T) {
 		}
 	})
 }
+
+func TestNodesThatNobodyAsksForAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		answer := &statsapi.Summary{}
+		s := newSource(func(context.Context, string) (*statsapi.Summary, error) { return answer, nil })
+		ask := func(node string) {
+			if _, err := s.get(t.Context(), node); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ask("gone")
+		time.Sleep(forgetAfter / 2)
+		ask("here")
+		time.Sleep(forgetAfter/2 + time.Second)
+		ask("new")
+		if _, kept := s.nodes["gone"]; kept || len(s.nodes) != 2 {
+			t.Errorf("%d nodes are remembered, want those asked for of late: here and new", len(s.nodes))
+		}
+	})
+}
