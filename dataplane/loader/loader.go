@@ -53,6 +53,9 @@ func Open(cfg Config) (*Loader, error) {
 	if err := rlimit.RemoveMemlock(); err != nil && !errors.Is(err, unix.EPERM) {
 		return nil, fmt.Errorf("raise RLIMIT_MEMLOCK for BPF maps: %w", err)
 	}
+	if err := Probe(); err != nil { // a kernel new enough may be built without what is needed
+		return nil, fmt.Errorf("nothing was loaded: %w", err)
+	}
 	if err := ensureBPFFS(cfg.PinDir); err != nil {
 		return nil, err
 	}
