@@ -30,6 +30,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/fairlead/fairlead/controlplane/controllers/controllertest"
+	"github.com/fairlead/fairlead/hack/await"
 )
 
 // runMain makes the test binary the command itself.
@@ -77,21 +78,6 @@ func startCommand(t *testing.T, dir, name string, args ...string) *command {
 		}
 	})
 	return c
-}
-
-func until(t *testing.T, patience time.Duration, f func() error) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		err := f()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %v", patience, err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
 }
 
 // pods watches what becomes of pods and plays their kubelets.
@@ -160,7 +146,7 @@ func watch(t *testing.T, client kubernetes.Interface) *pods {
 func lease(t *testing.T, client kubernetes.Interface, name string) *coordinationv1.Lease {
 	t.Helper()
 	var out *coordinationv1.Lease
-	until(t, 30*time.Second, func() (err error) {
+	await.Nil(t, 30*time.Second, func() (err error) {
 		out, err = client.CoordinationV1().Leases("kube-system").Get(t.Context(), name, metav1.GetOptions{})
 		if err == nil && (out.Spec.HolderIdentity == nil || *out.Spec.HolderIdentity == "") {
 			err = fmt.Errorf("nobody holds lease %s", name)
@@ -195,7 +181,7 @@ func TestComponentsAloneFailOver(t *testing.T) {
 	startCommand(t, dir, "apiserver", "apiserver", "--data-dir="+dir, "--bind-address=127.0.0.1", "--port="+strconv.Itoa(port), "--server-name=alone")
 	pki := filepath.Join(dir, "server", "pki")
 	var client kubernetes.Interface
-	until(t, time.Minute, func() error {
+	await.Nil(t, time.Minute, func() error {
 		cfg, err := clientcmd.BuildConfigFromFlags("", filepath.Join(pki, "admin.kubeconfig"))
 		if err != nil {
 			return err
@@ -226,7 +212,7 @@ func TestComponentsAloneFailOver(t *testing.T) {
 		app := "app-" + strings.TrimPrefix(name, "kube-")
 		deploy(t, client, app, replicas)
 		job(t, client, "job-"+app, completions)
-		until(t, 30*time.Second, func() error {
+		await.Nil(t, 30*time.Second, func() error {
 			if n := seen.count(progress, app); n < 10 {
 				return fmt.Errorf("%d pods", n)
 			}
@@ -236,7 +222,7 @@ func TestComponentsAloneFailOver(t *testing.T) {
 		killed := time.Now()
 		before := lease(t, client, name)
 		var after *coordinationv1.Lease
-		until(t, 30*time.Second, func() error {
+		await.Nil(t, 30*time.Second, func() error {
 			if after = lease(t, client, name); *after.Spec.HolderIdentity == first[name] {
 				return errors.New("the dead leader still holds the lease")
 			}
@@ -247,7 +233,7 @@ func TestComponentsAloneFailOver(t *testing.T) {
 		if ran < leaseSeconds*time.Second {
 			t.Errorf("%s: the other leads %s after the last renewal, before the lease of %d s had run out", name, ran, leaseSeconds)
 		}
-		until(t, time.Minute, func() error { return finished(client, app, replicas, completions) })
+		await.Nil(t, time.Minute, func() error { return finished(client, app, replicas, completions) })
 		if n, m := seen.count(made, app), seen.count(made, "job-"+app); n != replicas || m != completions {
 			t.Errorf("%s: %d pods were made for %d replicas and %d for %d completions", name, n, replicas, m, completions)
 		}

@@ -24,7 +24,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
@@ -33,6 +32,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/fairlead/fairlead/controlplane/apiserver/apitest"
+	"github.com/fairlead/fairlead/hack/await"
 )
 
 // TestMachinery runs everything that needs no particular configuration against one server.
@@ -196,14 +196,7 @@ func testInformers(t *testing.T, _ *rest.Config, client kubernetes.Interface) {
 
 func eventually(t *testing.T, f func() error) {
 	t.Helper()
-	var last error
-	err := wait.PollUntilContextTimeout(t.Context(), 10*time.Millisecond, 20*time.Second, true, func(context.Context) (bool, error) {
-		last = f()
-		return last == nil, nil
-	})
-	if err != nil {
-		t.Fatalf("not within 20 s: %v", last)
-	}
+	await.Nil(t, 20*time.Second, f)
 }
 
 func testDryRun(t *testing.T, _ *rest.Config, client kubernetes.Interface) {

@@ -22,6 +22,7 @@ import (
 
 	"github.com/fairlead/fairlead/dataplane/loader"
 	"github.com/fairlead/fairlead/dataplane/tables"
+	"github.com/fairlead/fairlead/hack/await"
 )
 
 // testNode is one node: a network namespace, a cgroup2 directory and a bpffs of its own, with Run going in it.
@@ -230,20 +231,9 @@ func (n *testNode) deleteService(name tables.Name) {
 	}
 }
 
-// eventually waits until f returns nil.
 func eventually(t testing.TB, f func() error) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		err := f()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	await.Nil(t, 10*time.Second, f)
 }
 
 func svc(name string, port uint16, proto tables.Protocol, ips ...string) *tables.Service {

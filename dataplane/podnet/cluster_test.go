@@ -34,6 +34,7 @@ import (
 	"github.com/fairlead/fairlead/dataplane/podnet/nettest"
 	"github.com/fairlead/fairlead/dataplane/route"
 	"github.com/fairlead/fairlead/dataplane/tables"
+	"github.com/fairlead/fairlead/hack/await"
 )
 
 // The tests run agents as processes of their own, as on a node, each in its network namespace: this binary with agentEnv set.
@@ -234,17 +235,12 @@ func (n *node) eventually(what string, f func() error) { eventually(n.t, what, f
 
 func eventually(t testing.TB, what string, f func() error) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		err := f()
-		if err == nil {
-			return
+	await.Nil(t, 20*time.Second, func() error {
+		if err := f(); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+		return nil
+	})
 }
 
 func (n *node) list(version string, plugins ...string) *libcni.NetworkConfigList {

@@ -8,15 +8,13 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -24,13 +22,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/fairlead/fairlead/hack/await"
 	"github.com/fairlead/fairlead/hack/sandbox"
+	"github.com/fairlead/fairlead/hack/testcluster"
 )
 
-const (
-	apiPort  = 17443
-	manifest = "../sample/sample.yaml"
-)
+const manifest = "../sample/sample.yaml"
 
 // env is the cluster under test.
 var env struct {
@@ -48,88 +45,65 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func run(m *testing.M) (int, error) {
+func run(m *testing.M) (code int, err error) {
 	ctx := context.Background()
-	root, err := filepath.Abs("../..")
+	root, err := testcluster.Root()
 	if err != nil {
 		return 1, err
 	}
-	env.bin = filepath.Join(root, "bin")
-	s, err := sandbox.Open(sandbox.DefaultDir, "e2e")
+	images, err := testcluster.Images(root)
 	if err != nil {
 		return 1, err
 	}
-	s.Bin = env.bin
-	env.sandbox = s
-	images, err := filepath.Glob(filepath.Join(root, "out", "images", "*.tar"))
-	if err != nil || len(images) == 0 {
-		return 1, fmt.Errorf("no images below out/images (%v): run make build images", err)
-	}
-	if err := s.Down(); err != nil {
+	s, err := testcluster.Open(root, "")
+	if err != nil {
 		return 1, err
 	}
-	upErr := s.Up(ctx, sandbox.UpOptions{
-		Servers: 1, Agents: 2, Families: sandbox.Families{IPv4: true, IPv6: true}, APIPort: apiPort,
+	env.sandbox, env.bin = s, s.Bin
+	defer func() {
+		if code != 0 {
+			err = errors.Join(err, testcluster.Keep(s, root))
+		}
+		err = errors.Join(err, s.Down())
+	}()
+	err = s.Up(ctx, sandbox.UpOptions{
+		Servers: 1, Agents: 2, Families: sandbox.Families{IPv4: true, IPv6: true}, APIPort: testcluster.Port(0),
 		Binary: filepath.Join(env.bin, "fairlead"), Images: images, Out: os.Stdout,
 	})
-	code := 1
-	if upErr == nil {
-		if env.client, upErr = s.Client(); upErr == nil {
-			upErr = s.Sample(ctx, manifest, os.Stdout)
-		}
-		if upErr == nil {
-			code = m.Run()
-		}
+	if err != nil {
+		return 1, err
 	}
-	if code != 0 {
-		keep := filepath.Join(root, "out", "test", "sandbox")
-		if err := s.Collect(ctx, keep); err != nil {
-			fmt.Fprintln(os.Stderr, "e2e: collecting logs:", err)
-		}
-		fmt.Fprintln(os.Stderr, "e2e: logs, events and map dumps are in", keep)
+	if env.client, err = s.Client(); err != nil {
+		return 1, err
 	}
-	if err := s.Down(); err != nil && upErr == nil {
-		upErr = err
+	if err := s.Sample(ctx, manifest, os.Stdout); err != nil {
+		return 1, err
 	}
-	return code, upErr
+	return m.Run(), nil
 }
 
-// kubectl runs the embedded kubectl and returns its standard output.
+// kubectl runs the embedded kubectl and returns its standard output. It also serves cleanups, where the test's context has ended.
 func kubectl(t *testing.T, args ...string) string {
 	t.Helper()
-	var out, errOut bytes.Buffer
-	cmd := exec.Command(filepath.Join(env.bin, "fairlead"), append([]string{"kubectl", "--kubeconfig", env.sandbox.Kubeconfig()}, args...)...)
-	cmd.Stdout, cmd.Stderr = &out, &errOut
-	if err := cmd.Run(); err != nil {
-		t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, errOut.String())
+	out, err := env.sandbox.Kubectl().Run(context.WithoutCancel(t.Context()), args...)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return out.String()
+	return out
 }
 
 // apply applies a manifest.
 func apply(t *testing.T, manifest string) {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(env.bin, "fairlead"), "kubectl", "--kubeconfig", env.sandbox.Kubeconfig(), "apply", "-f", "-")
-	cmd.Stdin = strings.NewReader(manifest)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("apply: %v\n%s", err, out)
+	if err := env.sandbox.Kubectl().Apply(t.Context(), manifest); err != nil {
+		t.Fatal(err)
 	}
 }
 
 // eventually waits until f returns nil.
 func eventually(t *testing.T, patience time.Duration, f func() error) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		err := f()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %v", patience, err)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+	await.Nil(t, patience, f)
 }
 
 func webService(t *testing.T) *corev1.Service {

@@ -5,17 +5,15 @@
 package e2e
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/fairlead/fairlead/hack/load"
 	"github.com/fairlead/fairlead/hack/sandbox"
+	"github.com/fairlead/fairlead/hack/testcluster"
 )
 
 const (
@@ -38,20 +36,8 @@ func fromHost(t *testing.T, name, host, target string, more ...string) stream {
 // fromHostOf is fromHost in another sandbox.
 func fromHostOf(t *testing.T, s *sandbox.Sandbox, name, host, target string, more ...string) stream {
 	t.Helper()
-	stdin, stop := io.Pipe()
-	var out, errOut bytes.Buffer
-	done := make(chan error, 1)
-	args := []string{filepath.Join(env.bin, "fairlead"), "sandbox", "load", "--here", "--until-eof", "-o", "json", "--url", target,
-		"--rate", fmt.Sprint(loadRate), "--duration", loadLimit.String()}
-	go func() { done <- s.Exec(t.Context(), host, append(args, more...), stdin, &out, &errOut) }()
-	return stream{name, func() (load.Result, error) {
-		stop.Close()
-		var r load.Result
-		if err := <-done; err != nil {
-			return r, fmt.Errorf("load from %s to %s: %w: %s", host, target, err, errOut.String())
-		}
-		return r, json.Unmarshal(out.Bytes(), &r)
-	}}
+	args := append([]string{"--rate", fmt.Sprint(loadRate), "--duration", loadLimit.String()}, more...)
+	return stream{name, testcluster.StartLoad(t.Context(), s, host, target, args...).End}
 }
 
 // fromPod starts a load that is the first process of a pod on node, so that nothing but the pod's own network carries it. The kubelet of node must

@@ -17,24 +17,10 @@ import (
 	"time"
 
 	"github.com/fairlead/fairlead/hack/sandbox"
+	"github.com/fairlead/fairlead/hack/testcluster"
 )
 
-const otherPort = 17543
-
-func other(t *testing.T, name string) *sandbox.Sandbox {
-	t.Helper()
-	s, err := sandbox.Open(sandbox.DefaultDir, name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Bin = env.bin
-	t.Cleanup(func() {
-		if err := s.Down(); err != nil {
-			t.Error(err)
-		}
-	})
-	return s
-}
+var otherPort = testcluster.Port(100)
 
 func options(port int) sandbox.UpOptions {
 	return sandbox.UpOptions{
@@ -43,7 +29,7 @@ func options(port int) sandbox.UpOptions {
 }
 
 func TestSecondUpIsRefusedAndHarmless(t *testing.T) {
-	if err := env.sandbox.Up(t.Context(), options(apiPort)); err == nil || !strings.Contains(err.Error(), "is up already") {
+	if err := env.sandbox.Up(t.Context(), options(testcluster.Port(0))); err == nil || !strings.Contains(err.Error(), "is up already") {
 		t.Errorf("a second up: %v, want it to say that the sandbox is up already", err)
 	}
 	if out := kubectl(t, "get", "nodes", "--no-headers"); strings.Count(out, " Ready ") != 3 {
@@ -57,7 +43,7 @@ func TestPortInUseIsSaidBeforeAnythingChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	s := other(t, "e2e-port")
+	s := testcluster.New(t, "port")
 	if err := s.Up(t.Context(), options(otherPort)); err == nil || !strings.Contains(err.Error(), "choose a free port with --api-port") {
 		t.Errorf("error %v, want it to say what to do about the port", err)
 	}
@@ -67,7 +53,7 @@ func TestPortInUseIsSaidBeforeAnythingChanges(t *testing.T) {
 }
 
 func TestMissingImageIsSaidBeforeAnythingChanges(t *testing.T) {
-	s := other(t, "e2e-image")
+	s := testcluster.New(t, "image")
 	o := options(otherPort)
 	o.Images = []string{"/nonexistent/image.tar"}
 	if err := s.Up(t.Context(), o); err == nil || !strings.Contains(err.Error(), "/nonexistent/image.tar") {
@@ -76,7 +62,7 @@ func TestMissingImageIsSaidBeforeAnythingChanges(t *testing.T) {
 }
 
 func TestDownCleansUpAfterKill(t *testing.T) {
-	s := other(t, "e2e-kill")
+	s := testcluster.New(t, "kill")
 	cmd := exec.Command(filepath.Join(env.bin, "fairlead"), "sandbox", "--name", s.Name, "up", "--nodes=1", "--api-port="+strconv.Itoa(otherPort))
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -20,26 +20,19 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/fairlead/fairlead/hack/sandbox"
+	"github.com/fairlead/fairlead/hack/testcluster"
 )
 
-const serversPort = 17643
+var serversPort = testcluster.Port(200)
 
 // TestAnyOfThreeServersMayDie kills each of three servers in turn, under writes and under service load: the API answers again within seconds, no
 // acknowledged write is lost, another server leads, an agent goes on with another server, no request to the service fails, and the killed one returns.
 func TestAnyOfThreeServersMayDie(t *testing.T) {
-	s := other(t, "e2e-servers")
-	images, err := filepath.Glob("../../out/images/*.tar")
+	s := testcluster.New(t, "servers")
+	images, err := testcluster.Images(filepath.Dir(env.bin))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			keep := filepath.Join("..", "..", "out", "test", "servers")
-			if err := s.Collect(context.Background(), keep); err != nil {
-				t.Logf("collecting logs: %v", err)
-			}
-		}
-	})
 	err = s.Up(t.Context(), sandbox.UpOptions{
 		Servers: 3, Agents: 1, Families: sandbox.Families{IPv4: true}, APIPort: serversPort,
 		Binary: filepath.Join(env.bin, "fairlead"), Images: images, Out: os.Stdout,

@@ -49,7 +49,11 @@ func (s *Sandbox) Collect(ctx context.Context, dir string) error {
 		"pods.yaml":   {"get", "pods", "-A", "-o", "yaml"},
 		"objects.txt": {"get", "nodes,pods,services,endpointslices,deployments", "-A", "-o", "wide"},
 	} {
-		keep(name, func(out *bytes.Buffer) error { return s.kubectl(ctx, out, args...) })
+		keep(name, func(out *bytes.Buffer) error {
+			text, err := s.Kubectl().Run(ctx, args...)
+			out.WriteString(text)
+			return err
+		})
 	}
 	return errors.Join(missing...)
 }

@@ -11,7 +11,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -22,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/fairlead/fairlead/hack/kubectl"
 	"github.com/fairlead/fairlead/hack/load"
 )
 
@@ -40,16 +40,17 @@ func (s *Sandbox) Sample(ctx context.Context, manifest string, out io.Writer) er
 		return err
 	}
 	p := newProgress(out)
-	if err := s.kubectl(ctx, io.Discard, "apply", "-f", manifest); err != nil {
+	client := s.Kubectl()
+	if _, err := client.Run(ctx, "apply", "-f", manifest); err != nil {
 		return err
 	}
 	p.done("applied " + manifest)
 	for _, what := range []string{"deployment/web", "statefulset/store"} {
-		if err := s.kubectl(ctx, io.Discard, "-n", sampleNamespace, "rollout", "status", what, "--timeout=2m"); err != nil {
+		if _, err := client.Run(ctx, "-n", sampleNamespace, "rollout", "status", what, "--timeout=2m"); err != nil {
 			return err
 		}
 	}
-	if err := s.kubectl(ctx, io.Discard, "-n", sampleNamespace, "wait", "pod/client", "--for=condition=Ready", "--timeout=2m"); err != nil {
+	if _, err := client.Run(ctx, "-n", sampleNamespace, "wait", "pod/client", "--for=condition=Ready", "--timeout=2m"); err != nil {
 		return err
 	}
 	p.done("web, store and client run")
@@ -115,16 +116,17 @@ func sampleWays(t Topology, svc *corev1.Service) []way {
 
 // try sends a short load along w.
 func (s *Sandbox) try(ctx context.Context, w way) (load.Result, error) {
-	var out, errOut bytes.Buffer
-	var err error
 	args := []string{"--url", w.url, "--rate", strconv.Itoa(sampleRate), "--duration", sampleDuration.String()}
-	if w.pod {
-		err = s.kubectl(ctx, &out, append([]string{"-n", sampleNamespace, "exec", "client", "--", "/sample", "load", "--json"}, args...)...)
-	} else {
-		err = s.Exec(ctx, "client", append([]string{s.sibling("fairlead"), "sandbox", "load", "--here", "-o", "json"}, args...), nil, &out, &errOut)
-	}
 	var r load.Result
-	if err != nil {
+	if w.pod {
+		out, err := s.Kubectl().Run(ctx, append([]string{"-n", sampleNamespace, "exec", "client", "--", "/sample", "load", "--json"}, args...)...)
+		if err != nil {
+			return r, err
+		}
+		return r, json.Unmarshal([]byte(out), &r)
+	}
+	var out, errOut bytes.Buffer
+	if err := s.Exec(ctx, "client", append([]string{s.sibling("fairlead"), "sandbox", "load", "--here", "-o", "json"}, args...), nil, &out, &errOut); err != nil {
 		return r, fmt.Errorf("%w %s", err, strings.TrimSpace(errOut.String()))
 	}
 	return r, json.Unmarshal(out.Bytes(), &r)
@@ -143,15 +145,9 @@ func waitLoadBalancer(ctx context.Context, c kubernetes.Interface) (*corev1.Serv
 	return svc, nil
 }
 
-// kubectl runs the embedded kubectl against the sandbox.
-func (s *Sandbox) kubectl(ctx context.Context, stdout io.Writer, args ...string) error {
-	cmd := exec.CommandContext(ctx, s.sibling("fairlead"), append([]string{"kubectl", "--kubeconfig", s.Kubeconfig()}, args...)...)
-	var errOut bytes.Buffer
-	cmd.Stdout, cmd.Stderr = stdout, &errOut
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("kubectl %s: %w\n%s", strings.Join(args, " "), err, strings.TrimSpace(errOut.String()))
-	}
-	return nil
+// Kubectl is a client of the sandbox's cluster.
+func (s *Sandbox) Kubectl() kubectl.Client {
+	return kubectl.Client{Fairlead: s.sibling("fairlead"), Kubeconfig: s.Kubeconfig()}
 }
 
 // sibling is the path of one of Fairlead's executables.

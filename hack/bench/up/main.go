@@ -5,7 +5,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"syscall"
@@ -103,27 +101,17 @@ func (b bench) round(ctx context.Context, agents int) (ready, answered time.Dura
 	if ready = time.Since(start); err != nil || agents == 0 {
 		return ready, 0, err
 	}
-	if _, err := b.kubectl(ctx, s, "apply", "-f", b.manifest); err != nil {
+	if _, err := s.Kubectl().Run(ctx, "apply", "-f", b.manifest); err != nil {
 		return ready, 0, err
 	}
 	for deadline := time.Now().Add(answerPatience); ; {
-		out, err := b.kubectl(ctx, s, "-n", "sample", "exec", "client", "--", "/sample", "load", "--json", "--url=http://web/", "--rate=20", "--duration=50ms")
+		out, err := s.Kubectl().Run(ctx, "-n", "sample", "exec", "client", "--", "/sample", "load", "--json", "--url=http://web/", "--rate=20", "--duration=50ms")
 		var r load.Result
-		if err == nil && json.Unmarshal(out, &r) == nil && r.OK > 0 {
+		if err == nil && json.Unmarshal([]byte(out), &r) == nil && r.OK > 0 {
 			return ready, time.Since(start), nil
 		}
 		if time.Now().After(deadline) || ctx.Err() != nil {
 			return ready, 0, fmt.Errorf("the sample's name did not answer within %s: %w %v", answerPatience, err, r.Errors)
 		}
 	}
-}
-
-func (b bench) kubectl(ctx context.Context, s *sandbox.Sandbox, args ...string) ([]byte, error) {
-	var out, errOut bytes.Buffer
-	cmd := exec.CommandContext(ctx, filepath.Join(b.bin, "fairlead"), append([]string{"kubectl", "--kubeconfig", s.Kubeconfig()}, args...)...)
-	cmd.Stdout, cmd.Stderr = &out, &errOut
-	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("kubectl %s: %w: %s", args[0], err, bytes.TrimSpace(errOut.Bytes()))
-	}
-	return out.Bytes(), nil
 }

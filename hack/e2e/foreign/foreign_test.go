@@ -9,25 +9,21 @@ package foreign
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/fairlead/fairlead/hack/await"
 	"github.com/fairlead/fairlead/hack/images/ociarchive"
-	"github.com/fairlead/fairlead/hack/load"
 	"github.com/fairlead/fairlead/hack/sandbox"
+	"github.com/fairlead/fairlead/hack/testcluster"
 )
 
-const (
-	apiPort = 17643
-	server  = "10.111.0.11" // server-1, and with it the API server
-)
+const server = "10.111.0.11" // server-1, and with it the API server
 
 var nodes = []string{"server-1", "agent-1"}
 
@@ -39,32 +35,20 @@ type cluster struct {
 }
 
 func newCluster(t *testing.T) *cluster {
-	root, err := filepath.Abs("../../..")
+	root, err := testcluster.Root()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{T: t, bin: filepath.Join(root, "bin")}
-	if c.sandbox, err = sandbox.Open(sandbox.DefaultDir, "e2e-foreign"); err != nil {
-		t.Fatal(err)
-	}
-	c.sandbox.Bin = c.bin
-	if err := c.sandbox.Down(); err != nil {
-		t.Fatal(err)
-	}
+	c := &cluster{T: t, sandbox: testcluster.New(t, "foreign")}
+	c.bin = c.sandbox.Bin
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(c.kubectl("-n", "kube-system", "logs", "ds/fairlead-dataplane", "--tail=40"))
 			t.Log(c.kubectl("get", "pods,nodes", "-A", "-o", "wide"))
-			if err := c.sandbox.Collect(context.Background(), filepath.Join(root, "out", "test", "foreign")); err != nil {
-				t.Log(err)
-			}
-		}
-		if err := c.sandbox.Down(); err != nil {
-			t.Error(err)
 		}
 	})
 	err = c.sandbox.Up(t.Context(), sandbox.UpOptions{
-		Servers: 1, Agents: 1, Families: sandbox.Families{IPv4: true}, APIPort: apiPort, NoNetwork: true, Out: os.Stdout,
+		Servers: 1, Agents: 1, Families: sandbox.Families{IPv4: true}, APIPort: testcluster.Port(300), NoNetwork: true, Out: os.Stdout,
 		Binary: filepath.Join(c.bin, "fairlead"), Images: []string{filepath.Join(root, "out", "images", "sample.tar"), c.image()},
 	})
 	if err != nil {
@@ -100,11 +84,7 @@ func (c *cluster) image() string {
 
 // kubectl returns what kubectl printed, or how it failed.
 func (c *cluster) kubectl(args ...string) (string, error) {
-	out, err := exec.Command(filepath.Join(c.bin, "fairlead"), append([]string{"kubectl", "--kubeconfig", c.sandbox.Kubeconfig()}, args...)...).CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("kubectl %s: %w\n%s", strings.Join(args, " "), err, out)
-	}
-	return string(out), err
+	return c.sandbox.Kubectl().Run(context.WithoutCancel(c.Context()), args...)
 }
 
 func (c *cluster) must(args ...string) string {
@@ -144,23 +124,16 @@ patches:
 
 // load sends requests from a host of the sandbox while f runs, for as long as limit, and wants every one answered.
 func (c *cluster) load(from, url string, limit time.Duration) (wait func()) {
-	done := make(chan func(), 1)
-	go func() {
-		var out, errOut bytes.Buffer
-		err := c.sandbox.Exec(c.Context(), from, []string{filepath.Join(c.bin, "fairlead"), "sandbox", "load", "--here", "-o", "json", "--url", url, "--rate", "50", "--duration", limit.String()}, nil, &out, &errOut)
-		done <- func() {
-			var r load.Result
-			if err == nil {
-				err = json.Unmarshal(out.Bytes(), &r)
-			}
-			if err != nil || r.Sent == 0 || r.Failed > 0 {
-				c.Errorf("from %s to %s: %d of %d requests failed: %v %v %s", from, url, r.Failed, r.Sent, r.Errors, err, errOut.String())
-				return
-			}
-			c.Logf("from %s to %s: %d requests answered by %d pods, p99 %s, max %s", from, url, r.OK, len(r.Backends), r.P99, r.Max)
+	l := testcluster.StartLoad(c.Context(), c.sandbox, from, url, "--rate=50", "--duration="+limit.String())
+	return func() {
+		c.Helper()
+		r, err := l.Wait()
+		if err != nil || r.Sent == 0 || r.Failed > 0 {
+			c.Errorf("from %s to %s: %d of %d requests failed: %v %v", from, url, r.Failed, r.Sent, r.Errors, err)
+			return
 		}
-	}()
-	return func() { (<-done)() }
+		c.Logf("from %s to %s: %d requests answered by %d pods, p99 %s, max %s", from, url, r.OK, len(r.Backends), r.P99, r.Max)
+	}
 }
 
 // sh runs a command on a node.
@@ -206,16 +179,12 @@ func TestDaemonSetOnAnotherCluster(t *testing.T) {
 	c.must("rollout", "status", "deployment/web", "--timeout=60s")
 	c.load("client", "http://"+server+":"+nodePort+"/", 2*time.Second)()
 	for _, n := range nodes {
-		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(200 * time.Millisecond) { // the next round of probes after the peer's own upgrade
-			out := c.sh(n, filepath.Join(c.bin, "flctl"), "health")
-			if strings.Contains(out, " reachable ") && !strings.Contains(out, "unreachable") {
-				break
+		await.Nil(t, 30*time.Second, func() error { // the next round of probes after the peer's own upgrade
+			if out := c.sh(n, filepath.Join(c.bin, "flctl"), "health"); !strings.Contains(out, " reachable ") || strings.Contains(out, "unreachable") {
+				return fmt.Errorf("%s: health of its peers:\n%s", n, out)
 			}
-			if time.Now().After(deadline) {
-				t.Errorf("%s: health of its peers:\n%s", n, out)
-				break
-			}
-		}
+			return nil
+		})
 	}
 
 	metrics := c.sh("agent-1", "bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/4245; printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3; cat <&3`)

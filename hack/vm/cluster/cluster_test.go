@@ -5,6 +5,7 @@
 package cluster
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -18,6 +19,9 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/fairlead/fairlead/hack/await"
+	"github.com/fairlead/fairlead/hack/kubectl"
 )
 
 const (
@@ -54,6 +58,8 @@ spec:
 `
 )
 
+var client = kubectl.Client{Fairlead: filepath.Join(dir, "fairlead")}
+
 func TestOneNode(t *testing.T) {
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil {
 		t.Fatalf("this host is not cgroup version 2 only: %v", err)
@@ -80,7 +86,7 @@ func TestOneNode(t *testing.T) {
 		if t.Failed() {
 			b, _ := os.ReadFile(log.Name())
 			t.Logf("the server's log:\n%s", b[max(0, len(b)-12000):])
-			t.Logf("pods:\n%s", kubectl("describe", "pods"))
+			t.Logf("pods:\n%s", run("describe", "pods"))
 		}
 		_ = server.Process.Signal(syscall.SIGTERM)
 		if err := server.Wait(); err != nil {
@@ -88,26 +94,19 @@ func TestOneNode(t *testing.T) {
 		}
 	})
 	eventually(t, func() error {
-		if out := kubectl("get", "nodes", "--no-headers"); !strings.Contains(out, " Ready ") {
+		if out := run("get", "nodes", "--no-headers"); !strings.Contains(out, " Ready ") {
 			return fmt.Errorf("nodes: %s", out)
 		}
 		return nil
 	})
+	eventually(t, func() error { return client.Apply(t.Context(), manifest) })
 	eventually(t, func() error {
-		apply := exec.Command(filepath.Join(dir, "fairlead"), "kubectl", "apply", "-f", "-")
-		apply.Stdin = strings.NewReader(manifest)
-		if out, err := apply.CombinedOutput(); err != nil {
-			return fmt.Errorf("apply: %w: %s", err, out)
-		}
-		return nil
-	})
-	eventually(t, func() error {
-		if out := kubectl("get", "deployment", "web", "--no-headers"); !strings.Contains(out, "2/2") {
+		if out := run("get", "deployment", "web", "--no-headers"); !strings.Contains(out, "2/2") {
 			return fmt.Errorf("deployment: %s", out)
 		}
 		return nil
 	})
-	ip := strings.TrimSpace(kubectl("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"))
+	ip := strings.TrimSpace(run("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"))
 	backends := map[string]bool{}
 	for _, target := range []string{ip + ":80", nodeIP + ":30080"} {
 		eventually(t, func() error {
@@ -129,7 +128,7 @@ func TestOneNode(t *testing.T) {
 		}
 		return nil
 	})
-	limit := strings.TrimSpace(kubectl("exec", "deployment/web", "--", "/sample", "read", "/sys/fs/cgroup/memory.max"))
+	limit := strings.TrimSpace(run("exec", "deployment/web", "--", "/sample", "read", "/sys/fs/cgroup/memory.max"))
 	if limit != "67108864" {
 		t.Errorf("memory.max of a container is %q, want 67108864 (64Mi)", limit)
 	}
@@ -172,13 +171,13 @@ func uplink(t *testing.T) {
 	}
 }
 
-// kubectl returns what the embedded kubectl printed, its errors too.
-func kubectl(args ...string) string {
-	out, err := exec.Command(filepath.Join(dir, "fairlead"), append([]string{"kubectl"}, args...)...).CombinedOutput()
+// run returns what the embedded kubectl printed, its errors too.
+func run(args ...string) string {
+	out, err := client.Run(context.Background(), args...)
 	if err != nil {
-		return fmt.Sprintf("%v: %s", err, out)
+		return err.Error()
 	}
-	return string(out)
+	return out
 }
 
 func get(url string) (string, error) {
@@ -197,15 +196,5 @@ func get(url string) (string, error) {
 // eventually waits until f returns nil; an emulated processor is slow.
 func eventually(t *testing.T, f func() error) {
 	t.Helper()
-	deadline := time.Now().Add(4 * time.Minute)
-	for {
-		err := f()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
+	await.Nil(t, 4*time.Minute, f)
 }
