@@ -81,7 +81,7 @@ require (
 	sigs.k8s.io/yaml v1.6.0
 )
 
-
+require github.com/stretchr/testify v1.12.1 // indirect
 
 require (
 	cel.dev/expr v0.25.2 // indirect
@@ -185,7 +185,7 @@ require (
 	github.com/docker/go-units v0.5.0 // indirect
 	github.com/dustin/go-humanize v1.0.1 // indirect
 	github.com/ebitengine/purego v0.10.0 // indirect
-	github.com/emicklei/go-restful/v3 v3.13.0 // indirect
+	github.com/emicklei/go-restful/v3 v3.13.0
 	github.com/erofs/go-erofs v0.3.1 // indirect
 	github.com/exponent-io/jsonpath v0.0.0-20210407135951-1de76d718b3f // indirect
 	github.com/expr-lang/expr v1.17.8 // indirect

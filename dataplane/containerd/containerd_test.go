@@ -178,13 +178,15 @@ func (n *node) importTestImage() {
 	if err := images.waitKnown(ctx, testimage.Name); err != nil {
 		n.t.Fatal(err)
 	}
-	listed, err := images.List(ctx)
+	listed, err := runtimeapi.NewImageServiceClient(images.conn()).ListImages(ctx, &runtimeapi.ListImagesRequest{})
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	for _, want := range []string{SandboxImage, testimage.Name} {
-		if !slices.ContainsFunc(listed, func(l Listed) bool { return l.Name == want && l.Pinned == (want == SandboxImage) && l.Size > 0 }) {
-			n.t.Errorf("image list %v lacks %s", listed, want)
+		if !slices.ContainsFunc(listed.Images, func(i *runtimeapi.Image) bool {
+			return slices.Contains(i.RepoTags, want) && i.Pinned == (want == SandboxImage) && i.Size > 0
+		}) {
+			n.t.Errorf("image list %v lacks %s", listed.Images, want)
 		}
 	}
 }

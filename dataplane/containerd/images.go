@@ -14,13 +14,11 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
-	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
@@ -94,35 +92,6 @@ func (i *Images) Import(ctx context.Context, r io.Reader, pinned bool) ([]string
 		return nil, errors.New("import images: the archive holds none for this platform")
 	}
 	return names, nil
-}
-
-// Listed is one image as fairlead image list shows it.
-type Listed struct {
-	Name, Digest string
-	Size         int64 // compressed, in bytes
-	Pinned       bool
-}
-
-// List returns all named images, sorted by name.
-func (i *Images) List(ctx context.Context) ([]Listed, error) {
-	ctx = namespaces.WithNamespace(ctx, criNamespace)
-	found, err := i.client.ListImages(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var out []Listed
-	for _, image := range found {
-		if strings.HasPrefix(image.Name(), "sha256:") || strings.Contains(image.Name(), "@sha256:") {
-			continue // CRI's own names for the same image
-		}
-		size, err := image.Size(ctx)
-		if err != nil && !errdefs.IsNotFound(err) {
-			return nil, fmt.Errorf("size of image %s: %w", image.Name(), err)
-		}
-		out = append(out, Listed{Name: image.Name(), Digest: image.Target().Digest.String(), Size: size, Pinned: image.Labels()[pinnedLabel] != ""})
-	}
-	slices.SortFunc(out, func(a, b Listed) int { return strings.Compare(a.Name, b.Name) })
-	return out, nil
 }
 
 // normalName turns a short image name into a full one ("app:1" is docker.io/library/app:1), as pulling it would.

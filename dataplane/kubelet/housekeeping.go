@@ -107,13 +107,9 @@ func (h *housekeeper) rotateLogs(ctx context.Context) {
 
 // usedImages are those of all containers, running or not, and of image volumes.
 func (h *housekeeper) usedImages(ctx context.Context) (map[string]bool, error) {
-	containers, err := h.runtime.ListContainers(ctx, nil)
+	used, err := images.OfContainers(ctx, h.runtime)
 	if err != nil {
-		return nil, fmt.Errorf("list containers: %w", err)
-	}
-	used := map[string]bool{}
-	for _, c := range containers {
-		used[c.ImageRef], used[c.ImageId], used[c.GetImage().GetImage()] = true, true, true
+		return nil, err
 	}
 	for _, view := range h.workers.Views() {
 		for i := range view.Pod.Spec.Volumes {

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	internalapi "k8s.io/cri-api/pkg/apis"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
@@ -22,6 +24,8 @@ type Collector struct {
 	Service internalapi.ImageManagerService
 	// Used tells which images (by id or reference) containers have.
 	Used func(ctx context.Context) (map[string]bool, error)
+	// Removed is told of each image that went. Nil: it is logged.
+	Removed func(*runtimeapi.Image)
 
 	seen map[string]time.Time // when each image was first seen or last in use
 }
@@ -43,7 +47,11 @@ func (c *Collector) Free(ctx context.Context, bytes uint64) (freed uint64, err e
 			problems = append(problems, fmt.Errorf("remove image %s: %w", image.Id, err))
 			continue
 		}
-		klog.FromContext(ctx).Info("Removed an unused image", "image", image.RepoTags, "size", image.Size)
+		if c.Removed != nil {
+			c.Removed(image)
+		} else {
+			klog.FromContext(ctx).Info("Removed an unused image", "image", image.RepoTags, "size", image.Size)
+		}
 		freed += image.Size
 		delete(c.seen, image.Id)
 	}
@@ -54,6 +62,29 @@ func (c *Collector) Free(ctx context.Context, bytes uint64) (freed uint64, err e
 func (c *Collector) Note(ctx context.Context) error {
 	_, err := c.unused(ctx)
 	return err
+}
+
+// OfContainers returns the images, by id and by reference, that the runtime's containers have or mount, running or not.
+func OfContainers(ctx context.Context, runtime internalapi.ContainerManager) (map[string]bool, error) {
+	containers, err := runtime.ListContainers(ctx, nil)
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	used := map[string]bool{}
+	for _, c := range containers {
+		used[c.ImageRef], used[c.ImageId], used[c.GetImage().GetImage()] = true, true, true
+		response, err := runtime.ContainerStatus(ctx, c.Id, false)
+		if status.Code(err) == codes.NotFound {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("status of container %s: %w", c.Id, err)
+		}
+		for _, m := range response.GetStatus().GetMounts() {
+			used[m.GetImage().GetImage()] = true
+		}
+	}
+	return used, nil
 }
 
 // unused lists images without containers, the longest unused first.

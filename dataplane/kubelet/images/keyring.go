@@ -38,33 +38,47 @@ type dockerEntry struct {
 
 // ParseSecret reads a secret of type kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg.
 func ParseSecret(secret *v1.Secret) (Keyring, error) {
-	entries := map[string]dockerEntry{}
+	var keys Keyring
+	var err error
 	switch secret.Type {
 	case v1.SecretTypeDockerConfigJson:
-		var config struct {
-			Auths map[string]dockerEntry `json:"auths"`
-		}
-		if err := json.Unmarshal(secret.Data[v1.DockerConfigJsonKey], &config); err != nil {
-			return nil, fmt.Errorf("image pull secret %s: %w", secret.Name, err)
-		}
-		entries = config.Auths
+		keys, err = ParseConfig(secret.Data[v1.DockerConfigJsonKey])
 	case v1.SecretTypeDockercfg:
-		if err := json.Unmarshal(secret.Data[v1.DockerConfigKey], &entries); err != nil {
-			return nil, fmt.Errorf("image pull secret %s: %w", secret.Name, err)
+		entries := map[string]dockerEntry{}
+		if err = json.Unmarshal(secret.Data[v1.DockerConfigKey], &entries); err == nil {
+			keys, err = keyring(entries)
 		}
 	default:
-		return nil, fmt.Errorf("image pull secret %s has type %q, not %q", secret.Name, secret.Type, v1.SecretTypeDockerConfigJson)
+		err = fmt.Errorf("type is %q, not %q", secret.Type, v1.SecretTypeDockerConfigJson)
 	}
+	if err != nil {
+		return nil, fmt.Errorf("image pull secret %s: %w", secret.Name, err)
+	}
+	return keys, nil
+}
+
+// ParseConfig reads the credentials in docker's config.json.
+func ParseConfig(data []byte) (Keyring, error) {
+	var config struct {
+		Auths map[string]dockerEntry `json:"auths"`
+	}
+	if err := json.Unmarshal(data, &config); err != nil {
+		return nil, err
+	}
+	return keyring(config.Auths)
+}
+
+func keyring(entries map[string]dockerEntry) (Keyring, error) {
 	var out Keyring
 	for registry, entry := range entries {
 		if entry.Auth != "" {
 			decoded, err := base64.StdEncoding.DecodeString(entry.Auth)
 			if err != nil {
-				return nil, fmt.Errorf("image pull secret %s: auth of %s: %w", secret.Name, registry, err)
+				return nil, fmt.Errorf("auth of %s: %w", registry, err)
 			}
 			user, password, ok := strings.Cut(strings.TrimRight(string(decoded), "\x00"), ":")
 			if !ok {
-				return nil, fmt.Errorf("image pull secret %s: auth of %s is not user:password", secret.Name, registry)
+				return nil, fmt.Errorf("auth of %s is not user:password", registry)
 			}
 			entry.Username, entry.Password = user, password
 		}
