@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -35,7 +36,15 @@ func (o *apiOptions) register(f *pflag.FlagSet) {
 	f.StringVar(&o.config.EncryptionConfig, "encryption-provider-config", "", "EncryptionConfiguration file")
 	f.StringVar(&o.config.AuditPolicy, "audit-policy-file", "", "audit Policy file; without it there is no audit log")
 	f.StringVar(&o.config.AuditLog, "audit-log-path", "-", "audit log file, - for standard output")
+	f.StringVar(&o.config.AuditWebhook, "audit-webhook-config-file", "", "kubeconfig of a server that gets the audit events")
+	f.StringVar(&o.config.TracingConfig, "tracing-config-file", "", "TracingConfiguration file")
 	f.StringVar(&o.config.AuthenticationConfig, "authentication-config", "", "AuthenticationConfiguration file (OIDC)")
+	f.StringVar(&o.config.TokenAuthFile, "token-auth-file", "", `CSV file of tokens that are accepted: token,user,uid,"group,..."`)
+	f.StringVar(&o.config.TokenWebhook.ConfigFile, "authentication-token-webhook-config-file", "", "kubeconfig of a server that answers TokenReviews")
+	f.StringVar(&o.config.TokenWebhook.Version, "authentication-token-webhook-version", "v1", "version of these TokenReviews: v1 or v1beta1")
+	f.DurationVar(&o.config.TokenWebhook.CacheTTL, "authentication-token-webhook-cache-ttl", 2*time.Minute, "how long the answers to TokenReviews are kept")
+	f.StringVar(&o.config.AuthorizationConfig, "authorization-config", "", "AuthorizationConfiguration file (webhooks, and the order of authorizers)")
+	f.StringVar(&o.config.AdmissionConfig, "admission-control-config-file", "", "AdmissionConfiguration file")
 	f.StringSliceVar(&o.config.EnableAdmission, "enable-admission-plugins", nil, "admission plugins to switch on besides the default ones")
 	f.StringSliceVar(&o.config.DisableAdmission, "disable-admission-plugins", nil, "default admission plugins to switch off")
 	f.BoolVar(&o.config.ClusterInit, "cluster-init", false, "let further servers join: etcd listens for its peers on the node's address (mutual TLS); once set it stays so")

@@ -63,6 +63,10 @@ type Config struct {
 	// AuthenticationConfig and AuthorizationConfig are paths of Kubernetes' configuration files of these kinds.
 	AuthenticationConfig string `json:"authenticationConfig,omitempty"`
 	AuthorizationConfig  string `json:"authorizationConfig,omitempty"`
+	// TokenWebhook says who else knows tokens: another server that answers TokenReviews.
+	TokenWebhook TokenWebhook `json:"tokenWebhook,omitempty"`
+	// TokenAuthFile is the path of a CSV file of token,user,uid,"groups".
+	TokenAuthFile string `json:"tokenAuthFile,omitempty"`
 	// AdmissionConfig is the path of an AdmissionConfiguration; EnableAdmission and DisableAdmission change the default set of plugins.
 	AdmissionConfig  string   `json:"admissionConfig,omitempty"`
 	EnableAdmission  []string `json:"enableAdmission,omitempty"`
@@ -86,6 +90,16 @@ type Config struct {
 	OnReady func(Env) `json:"-"`
 	// ShutdownDelay keeps serving after the end was asked for, so that load balancers notice.
 	ShutdownDelay time.Duration `json:"shutdownDelay,omitempty"`
+}
+
+// TokenWebhook is a server that is asked about tokens that nobody here knows. The zero value asks nobody.
+type TokenWebhook struct {
+	// ConfigFile is the path of a kubeconfig whose cluster is the webhook and whose user is what the webhook knows this server by.
+	ConfigFile string `json:"configFile,omitempty"`
+	// Version of the TokenReviews: v1 (default) or v1beta1.
+	Version string `json:"version,omitempty"`
+	// CacheTTL is how long answers are kept, default 2 minutes.
+	CacheTTL time.Duration `json:"cacheTTL,omitempty"`
 }
 
 const (

@@ -30,6 +30,10 @@ import (
 const childConfig = "FAIRLEAD_TEST_SERVER_CONFIG"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(childProvider) != "" {
+		fmt.Fprintln(os.Stderr, serveProvider())
+		os.Exit(1)
+	}
 	if text := os.Getenv(childConfig); text != "" {
 		var cfg Config
 		if err := json.Unmarshal([]byte(text), &cfg); err != nil {

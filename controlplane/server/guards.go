@@ -55,6 +55,8 @@ func (g *guards) build(ctx context.Context, env apiserver.Env) (apiserver.Guards
 		ClientCA: g.clientCA, FrontProxyCA: frontProxyCA, FrontProxyNames: []string{"front-proxy-client"},
 		Audiences: authenticator.Audiences(g.cfg.Audiences), Issuers: []string{g.cfg.Issuer}, Keys: public, Get: get, Client: env.Client,
 		ConfigFile: g.cfg.AuthenticationConfig, NoAnonymous: g.cfg.NoAnonymous, APIServerID: env.Generic.APIServerID,
+		TokenFile: g.cfg.TokenAuthFile, WebhookConfigFile: g.cfg.TokenWebhook.ConfigFile, WebhookVersion: g.cfg.TokenWebhook.Version,
+		WebhookCacheTTL: g.cfg.TokenWebhook.CacheTTL,
 	})
 	if err != nil {
 		return none, fmt.Errorf("authentication: %w", err)

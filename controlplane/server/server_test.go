@@ -19,12 +19,17 @@ import (
 // start runs a control plane in dir until stop is called.
 func start(t *testing.T, dir string) (env Env, stop func()) {
 	t.Helper()
+	return startConfig(t, Config{DataDir: dir, Token: "abcdef.0123456789abcdef"})
+}
+
+// startConfig runs a control plane on a port of the kernel's choice until stop is called.
+func startConfig(t *testing.T, cfg Config) (env Env, stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ready, done := make(chan Env, 1), make(chan error, 1)
-	go func() {
-		done <- Run(ctx, Config{DataDir: dir, BindAddress: "127.0.0.1", Port: -1, AdvertiseAddresses: []string{"192.0.2.1"},
-			Token: "abcdef.0123456789abcdef", OnReady: func(e Env) { ready <- e }})
-	}()
+	cfg.BindAddress, cfg.Port, cfg.AdvertiseAddresses = "127.0.0.1", -1, []string{"192.0.2.1"}
+	cfg.OnReady = func(e Env) { ready <- e }
+	go func() { done <- Run(ctx, cfg) }()
 	stop = func() {
 		cancel()
 		select {

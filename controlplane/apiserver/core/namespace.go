@@ -31,8 +31,21 @@ func installNamespaces(put Put, main *registry.Main) {
 	put(corev1.SchemeGroupVersion, "namespaces/finalize", &namespaceFinalize{finalize})
 }
 
-// namespaceFinalize is namespaces/finalize; only PUT is served.
-type namespaceFinalize struct{ *registry.Status }
+// namespaceFinalize is namespaces/finalize. It can only be updated: the finalizers are read, and patched, with the namespace.
+type namespaceFinalize struct{ part *registry.Status }
+
+var _ rest.Updater = &namespaceFinalize{}
+
+func (f *namespaceFinalize) New() runtime.Object { return f.part.New() }
+func (f *namespaceFinalize) Destroy()            { f.part.Destroy() }
+func (f *namespaceFinalize) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
+	return f.part.GetResetFields()
+}
+
+func (f *namespaceFinalize) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc, update rest.ValidateObjectUpdateFunc,
+	force bool, o *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	return f.part.Update(ctx, name, info, create, update, force, o)
+}
 
 // namespaces is a store without deletecollection and with two-step deletion.
 type namespaces struct{ store *registry.Main }

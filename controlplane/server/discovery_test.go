@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package apiserver_test
+package server
 
 import (
 	"fmt"
@@ -11,14 +11,35 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/discovery"
-
-	"github.com/fairlead/fairlead/controlplane/apiserver/apitest"
 )
 
-// TestDiscoveryIsKubernetes compares every group, version, resource, subresource, kind, scope, verb, short name and category that is served with
-// testdata/discovery.txt: what Kubernetes 1.37 publishes about its stable versions in api/discovery.
+// TestDiscoveryIsKubernetes compares every group, version, resource, subresource, kind, scope, verb, short name, category and hash of the storage
+// version that is served with testdata/discovery.txt: what Kubernetes 1.37 publishes about its stable versions in api/discovery. It asks in both
+// ways, at each group version and aggregated (which has no hashes).
 func TestDiscoveryIsKubernetes(t *testing.T) {
-	client := discovery.NewDiscoveryClientForConfigOrDie(apitest.Start(t, apitest.Options{}))
+	data, err := os.ReadFile("testdata/discovery.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for line := range strings.Lines(string(data)) {
+		if line = strings.Join(strings.Fields(line), " "); line != "" && !strings.HasPrefix(line, "#") {
+			want = append(want, line)
+		}
+	}
+	env, stop := start(t, shortDir(t))
+	defer stop()
+	client := discovery.NewDiscoveryClientForConfigOrDie(env.Client)
+	client.UseLegacyDiscovery = true
+	t.Run("by group version", func(t *testing.T) { compareDiscovery(t, client, want) })
+	for i, line := range want {
+		want[i], _, _ = strings.Cut(line, " hash=")
+	}
+	client.UseLegacyDiscovery = false
+	t.Run("aggregated", func(t *testing.T) { compareDiscovery(t, client, want) })
+}
+
+func compareDiscovery(t *testing.T, client discovery.DiscoveryInterface, want []string) {
 	groups, lists, err := client.ServerGroupsAndResources()
 	if err != nil {
 		t.Fatal(err)
@@ -34,16 +55,6 @@ func TestDiscoveryIsKubernetes(t *testing.T) {
 	for _, l := range lists {
 		for _, r := range l.APIResources {
 			served = append(served, resourceLine(l.GroupVersion, r))
-		}
-	}
-	data, err := os.ReadFile("testdata/discovery.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var want []string
-	for line := range strings.Lines(string(data)) {
-		if line = strings.Join(strings.Fields(line), " "); line != "" && !strings.HasPrefix(line, "#") {
-			want = append(want, line)
 		}
 	}
 	for _, line := range served {
@@ -86,5 +97,9 @@ func resourceLine(groupVersion string, r metav1.APIResource) string {
 	if !strings.Contains(r.Name, "/") {
 		line += " singular=" + r.SingularName
 	}
-	return line + list("short", r.ShortNames) + list("categories", r.Categories)
+	line += list("short", r.ShortNames) + list("categories", r.Categories)
+	if r.StorageVersionHash != "" {
+		line += " hash=" + r.StorageVersionHash
+	}
+	return line
 }
