@@ -57,7 +57,10 @@ func compareDiscovery(t *testing.T, client discovery.DiscoveryInterface, want []
 			served = append(served, resourceLine(l.GroupVersion, r))
 		}
 	}
-	for _, line := range served {
+	for i, line := range served {
+		if bare, _, _ := strings.Cut(line, " hash="); slices.Contains(want, bare) {
+			served[i], line = bare, bare // no hash is known
+		}
 		if !slices.Contains(want, line) {
 			t.Errorf("served, but not as Kubernetes has it: %s", line)
 		}

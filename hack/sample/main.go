@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command sample is the program of the sandbox's sample application: a web server that says which pod answered, and a load generator.
+// Command sample is the program of the sandbox's sample application: a web server that says which pod answered, a load
+// generator, and an extension of the API that the cluster calls back.
 //
 //	sample serve --listen :8080 --drain 2s
 //	sample load --url http://web/ --rate 100 --duration 10s
+//	sample extend --listen :8443
 //	sample stop
 //	sample read FILE
 package main
@@ -32,7 +34,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("want a verb: serve, load, stop or read")
+		return errors.New("want a verb: serve, load, extend, stop or read")
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -41,6 +43,8 @@ func run(args []string) error {
 		return serve(ctx, args[1:])
 	case "load":
 		return generate(ctx, args[1:])
+	case "extend":
+		return extend(ctx, args[1:])
 	case "stop": // a load that is a container's first process ends early and prints what it saw
 		return syscall.Kill(1, syscall.SIGTERM)
 	case "read": // an image without a shell has no cat
@@ -54,7 +58,7 @@ func run(args []string) error {
 		_, err = os.Stdout.Write(b)
 		return err
 	}
-	return fmt.Errorf("unknown verb %q: want serve, load, stop or read", args[0])
+	return fmt.Errorf("unknown verb %q: want serve, load, extend, stop or read", args[0])
 }
 
 // serve answers every request with the host's name. After SIGTERM it goes on serving for the drain time, because nodes learn that this endpoint

@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -103,6 +105,40 @@ func (c *child) resident() (float64, error) {
 		}
 	}
 	return 0, fmt.Errorf("no VmRSS of process %d", c.cmd.Process.Pid)
+}
+
+// cpu returns how much processor time the child has used.
+func (c *child) cpu() (time.Duration, error) {
+	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(c.cmd.Process.Pid), "stat"))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(data), ") ") // the name of the program may hold anything
+	fields := strings.Fields(rest)
+	const utime, stime, perSecond = 11, 12, 100 // proc(5), from the third field on; USER_HZ
+	if len(fields) <= stime {
+		return 0, fmt.Errorf("/proc/%d/stat is too short", c.cmd.Process.Pid)
+	}
+	user, err := strconv.ParseInt(fields[utime], 10, 64)
+	system, err2 := strconv.ParseInt(fields[stime], 10, 64)
+	return time.Duration(user+system) * time.Second / perSecond, errors.Join(err, err2)
+}
+
+// profile starts to profile the child for a while if file is not empty. The returned function waits for it.
+func (c *child) profile(ctx context.Context, client kubernetes.Interface, file string, d time.Duration) func() error {
+	if file == "" {
+		return func() error { return nil }
+	}
+	done := make(chan error, 1)
+	go func() {
+		data, err := client.CoreV1().RESTClient().Get().AbsPath("/debug/pprof/profile").Param("seconds", strconv.Itoa(int(d.Seconds()))).
+			SetHeader("Accept", "*/*").Timeout(time.Minute).DoRaw(ctx)
+		if err == nil {
+			err = os.WriteFile(file, data, 0o644)
+		}
+		done <- err
+	}()
+	return func() error { return <-done }
 }
 
 func measureStart(ctx context.Context, rounds int) ([]row, error) {

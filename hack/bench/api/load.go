@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -163,6 +164,11 @@ func fanOut(ctx context.Context, client kubernetes.Interface, c *child, s sizes)
 			}
 		}()
 	}
+	stopProfile := c.profile(ctx, client, s.profile, time.Duration(s.events)*50*time.Millisecond)
+	used, err := c.cpu()
+	if err != nil {
+		return nil, err
+	}
 	for n := range s.events {
 		sent[n].Store(time.Now().UnixNano())
 		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{GenerateName: "bench-"}, Data: map[string][]byte{"n": []byte(strconv.Itoa(n))}}
@@ -180,10 +186,15 @@ func fanOut(ctx context.Context, client kubernetes.Interface, c *child, s sizes)
 			return nil, fmt.Errorf("only %d of %d events arrived", len(got), s.watchers*s.events)
 		}
 	}
+	after, err := c.cpu()
+	if err := errors.Join(err, stopProfile()); err != nil {
+		return nil, err
+	}
 	name := fmt.Sprintf("watch fan-out to %d watchers, 20 writes/s", s.watchers)
 	return []row{
 		{Case: name, Metric: "write to event p50", Unit: "ms", Ours: quantile(got, 0.5)},
 		{Case: name, Metric: "write to event p99", Unit: "ms", Ours: quantile(got, 0.99)},
+		{Case: name, Metric: "CPU of the server per event and watcher", Unit: "us", Ours: float64((after - used).Microseconds()) / float64(len(got))},
 	}, nil
 }
 

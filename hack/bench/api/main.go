@@ -52,6 +52,7 @@ type sizes struct {
 	lists    int
 	watchers int
 	events   int
+	profile  string // file for a CPU profile of the server during the fan-out
 }
 
 func main() {
@@ -71,10 +72,19 @@ func main() {
 func run(ctx context.Context) error {
 	quick := flag.Bool("quick", false, "one start, few objects: to keep the benchmark working")
 	out := flag.String("out", "out/bench", "folder of the JSON report")
+	only := flag.Bool("fan-out", false, "only the fan-out, on a server that has done nothing else; no report is written")
+	profile := flag.String("profile", "", "write a CPU profile of the server during the fan-out to this file")
 	flag.Parse()
 	s := sizes{starts: 5, idle: 30 * time.Second, writing: 5 * time.Second, writers: 16, pods: 10000, lists: 5, watchers: 1000, events: 100}
 	if *quick {
 		s = sizes{starts: 1, idle: 8 * time.Second, writing: time.Second, writers: 4, pods: 500, lists: 2, watchers: 50, events: 20}
+	}
+	s.profile = *profile
+	if *only {
+		s.idle = 8 * time.Second
+		rows, err := measureServer(ctx, s, fanOut)
+		print(rows)
+		return err
 	}
 	var rows []row
 	start, err := measureStart(ctx, s.starts)
@@ -82,7 +92,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	rows = append(rows, start...)
-	more, err := measureServer(ctx, s)
+	more, err := measureServer(ctx, s, writes, lists, fanOut)
 	if err != nil {
 		return err
 	}
@@ -114,8 +124,8 @@ func print(rows []row) {
 	table.Flush()
 }
 
-// measureServer runs all cases that need one running server.
-func measureServer(ctx context.Context, s sizes) ([]row, error) {
+// measureServer runs cases that need one running server, one after the other.
+func measureServer(ctx context.Context, s sizes, cases ...func(context.Context, kubernetes.Interface, *child, sizes) ([]row, error)) ([]row, error) {
 	c, err := startChild(ctx)
 	if err != nil {
 		return nil, err
@@ -135,7 +145,7 @@ func measureServer(ctx context.Context, s sizes) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, measure := range []func(context.Context, kubernetes.Interface, *child, sizes) ([]row, error){writes, lists, fanOut} {
+	for _, measure := range cases {
 		more, err := measure(ctx, client, c, s)
 		if err != nil {
 			return nil, err
