@@ -14,26 +14,21 @@
 #define BPF_FIB_LOOKUP_SKIP_NEIGH (1U << 2)
 #endif
 
-#define SKB_HEADERS 128 /* bytes that hold every header of an ordinary packet */
+#define SKB_HEADERS 0x7ff /* bytes that hold every header: as far as struct flow's offsets go */
 
-/* parse_skb parses the packet into f, making its headers linear where they are not. Returns enum parse_result. */
+/* parse_skb parses the packet into f, making its headers linear where they are not. Returns enum parse_result.
+ * Payload is left where it is: TCP keeps it in pages of its own, and pulling even a byte of it into the headers' buffer makes the kernel copy that buffer. */
 __noinline int parse_skb(struct __sk_buff *skb, struct flow *f)
 {
-	__u32 want = skb->len < SKB_HEADERS ? skb->len : SKB_HEADERS;
 	void *data = (void *)(long)skb->data, *data_end = (void *)(long)skb->data_end;
 	int r;
 
 	if (!f)
 		return parse_bad;
-	if (data + want > data_end && bpf_skb_pull_data(skb, want))
-		return parse_bad;
-	data = (void *)(long)skb->data;
-	data_end = (void *)(long)skb->data_end;
 	r = parse_eth(data, data_end, f);
-	if (likely(r != parse_bad) || skb->len <= SKB_HEADERS)
+	if (likely(r != parse_bad) || data + skb->len <= data_end)
 		return r;
-	/* Options or extension headers may reach further. */
-	if (bpf_skb_pull_data(skb, skb->len < 0x7ff ? skb->len : 0x7ff))
+	if (bpf_skb_pull_data(skb, skb->len < SKB_HEADERS ? skb->len : SKB_HEADERS))
 		return parse_bad;
 	return parse_eth((void *)(long)skb->data, (void *)(long)skb->data_end, f);
 }

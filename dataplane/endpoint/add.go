@@ -118,6 +118,7 @@ func (s *Server) create(pod *tables.LocalPod, req *wire.Request, netns *os.File)
 	case err != nil:
 		return nil, err
 	}
+	s.cfg.step(AddAddresses)
 	pod.IPs, pod.Sole = ips, req.Last
 	if pod.MAC, err = macFor(req.MAC); err != nil {
 		return nil, err
@@ -132,24 +133,30 @@ func (s *Server) create(pod *tables.LocalPod, req *wire.Request, netns *os.File)
 	if err := s.save(pod); err != nil {
 		return nil, err
 	}
+	s.cfg.step(AddFile)
 	mtu := s.cfg.MTU()
 	if pod.IfIndex, err = makePair(pod, netns, mtu); err != nil {
 		return nil, err
 	}
+	s.cfg.step(AddPair)
 	if pod.Sole {
 		if err := s.rec.attachEarly(pod.HostIf, pod.IfIndex); err != nil {
 			return nil, err
 		}
+		s.cfg.step(AddFilters)
 	} // otherwise the reconciler attaches links at once: a plugin that comes later may need the qdisc's place
 	if err := configureHost(pod); err != nil {
 		return nil, err
 	}
+	s.cfg.step(AddHostSide)
 	if err := configurePod(pod, netns); err != nil {
 		return nil, err
 	}
+	s.cfg.step(AddPodSide)
 	if err := s.finish(pod.ID); err != nil {
 		return nil, err
 	}
+	s.cfg.step(AddFinished)
 	r := &types100.Result{CNIVersion: types100.ImplementedSpecVersion, Interfaces: []*types100.Interface{
 		{Name: pod.HostIf, Mac: net.HardwareAddr(pod.HostMAC[:]).String(), Mtu: mtu},
 		{Name: pod.IfName, Mac: net.HardwareAddr(pod.MAC[:]).String(), Mtu: mtu, Sandbox: req.Netns},
@@ -230,6 +237,7 @@ func (s *Server) delLocked(ctx context.Context, key string) error {
 		if err := removeLink(pod.HostIf); err != nil {
 			return err
 		}
+		s.cfg.step(DelDevice)
 	}
 	txn := s.cfg.Tables.DB.WriteTxn(s.cfg.Tables.LocalPods)
 	_, had, err := s.cfg.Tables.LocalPods.Delete(txn, &tables.LocalPod{ID: key})
@@ -252,7 +260,12 @@ func (s *Server) delLocked(ctx context.Context, key string) error {
 	if _, err := s.cfg.Pool.Release(key); err != nil {
 		return err
 	}
-	return s.forget(key)
+	s.cfg.step(DelAddresses)
+	if err := s.forget(key); err != nil {
+		return err
+	}
+	s.cfg.step(DelFile)
+	return nil
 }
 
 // check compares the pod with what ADD made.

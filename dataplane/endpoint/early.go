@@ -101,6 +101,7 @@ func (r *reconciler) settleOne(hostIf string) error {
 	if err := loader.DetachClassic(ifindex); err != nil {
 		return err
 	}
+	r.cfg.step(AddSettled)
 	delete(r.early, hostIf)
 	return nil
 }

@@ -205,6 +205,7 @@ func (r *reconciler) update(pod *tables.LocalPod) error {
 		if err := endpoints.Put(&key, &ep); err != nil {
 			return fmt.Errorf("add %s to the endpoint map: %w", a, err)
 		}
+		r.cfg.step(AddEntry)
 	}
 	if err := r.attach(pod); err != nil {
 		return err
@@ -220,6 +221,7 @@ func (r *reconciler) update(pod *tables.LocalPod) error {
 		if err := netlink.RouteReplace(&netlink.Route{LinkIndex: pod.IfIndex, Dst: &dst, Scope: netlink.SCOPE_LINK, Protocol: RouteProtocol}); err != nil {
 			return fmt.Errorf("add the route to %s: %w", a, err)
 		}
+		r.cfg.step(AddRoute)
 	}
 	return nil
 }
@@ -246,7 +248,12 @@ func (r *reconciler) attachLinks(hostIf string, ifindex int) error {
 	if err := r.cfg.Loader.AttachTCX(r.coll.Programs["from_pod"], ifindex, ebpf.AttachTCXIngress, in); err != nil {
 		return err
 	}
-	return r.cfg.Loader.AttachTCX(r.coll.Programs["to_pod"], ifindex, ebpf.AttachTCXEgress, out)
+	r.cfg.step(AddLink)
+	if err := r.cfg.Loader.AttachTCX(r.coll.Programs["to_pod"], ifindex, ebpf.AttachTCXEgress, out); err != nil {
+		return err
+	}
+	r.cfg.step(AddLinks)
+	return nil
 }
 
 // removePair deletes a host side, and with it its pod's interface, and the pins of its programs. The device goes first: a link without a device is given up without
@@ -278,6 +285,7 @@ func (r *reconciler) delete(pod *tables.LocalPod) error {
 	} else {
 		errs = append(errs, r.removePair(pod.HostIf))
 	}
+	r.cfg.step(DelLinks)
 	for _, a := range pod.IPs {
 		key := loader.NetAddr{B: a.As16()}
 		var have loader.NetEndpoint
@@ -285,10 +293,12 @@ func (r *reconciler) delete(pod *tables.LocalPod) error {
 		if err := r.coll.Maps["endpoints"].Lookup(&key, &have); err == nil && have.Ifindex == uint32(pod.IfIndex) {
 			errs = append(errs, ignoreAbsent(r.coll.Maps["endpoints"].Delete(&key)))
 		}
+		r.cfg.step(DelEntry)
 	}
 	for dir := range uint32(2) {
 		errs = append(errs, ignoreAbsent(r.coll.Maps["bandwidths"].Delete(&loader.NetBandwidthKey{Ifindex: uint32(pod.IfIndex), Direction: dir})))
 	}
+	r.cfg.step(DelLimits)
 	return errors.Join(errs...)
 }
 

@@ -45,6 +45,8 @@ type Config struct {
 	OnExhausted func(error)
 	// SweepInterval is the time between two looks for leaks; 0: a minute.
 	SweepInterval time.Duration
+	// OnStep is told each step of an ADD and a DEL when it is done: tests end the agent there. May be nil.
+	OnStep func(Step)
 }
 
 // Server answers the CNI plugin. It implements wire.Handler.
@@ -172,8 +174,10 @@ func (s *Server) handle(ctx context.Context, req *wire.Request, netns *os.File) 
 		if err != nil {
 			return nil, err
 		}
+		defer s.cfg.step(AddAnswer)
 		return json.Marshal(result)
 	case wire.Del:
+		defer s.cfg.step(DelAnswer)
 		// A deletion is finished even if the plugin hangs up: the runtime asks again only sometimes.
 		return nil, s.delLocked(context.WithoutCancel(ctx), key)
 	case wire.Check:

@@ -24,11 +24,13 @@ import (
 
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
+	"github.com/fairlead/fairlead/dataplane/endpoint"
 	"github.com/fairlead/fairlead/dataplane/loadbalancer"
 	"github.com/fairlead/fairlead/dataplane/loader"
 	"github.com/fairlead/fairlead/dataplane/podnet/nettest"
@@ -128,6 +130,13 @@ func runAgent(config string) error {
 	}
 	cfg := Config{NodeName: c.Node, NodeIPs: ips, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/56")}, DataDir: filepath.Join(c.Dir, "data"), RunDir: filepath.Join(c.Dir, "run"), Loader: ld, Tables: t, Mode: c.Mode, MTU: c.MTU,
 		Quarantine: c.Quarantine, SweepInterval: c.Sweep, ProbeInterval: 100 * time.Millisecond}
+	cfg.OnStep = func(s endpoint.Step) {
+		fmt.Fprintf(os.Stderr, "%s%s\n", stepMark, s)
+		if at, err := os.ReadFile(filepath.Join(c.Dir, killAtFile)); err == nil && string(at) == string(s) {
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	}
 	if c.Sandboxes != "" {
 		cfg.Sandboxes = func(context.Context) (map[string]bool, error) {
 			body, err := os.ReadFile(c.Sandboxes)
@@ -291,6 +300,20 @@ func (n *node) del(rt *libcni.RuntimeConf) error {
 	return n.cni.DelNetworkList(ctx, n.list("1.1.0"), rt)
 }
 
+// addresses returns a result's addresses.
+func addresses(t testing.TB, raw types.Result) (out []netip.Addr) {
+	t.Helper()
+	r, err := types100.NewResultFromResult(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ip := range r.IPs {
+		a, _ := netip.AddrFromSlice(ip.Address.IP)
+		out = append(out, a.Unmap())
+	}
+	return out
+}
+
 func (n *node) pod(id string) *pod {
 	n.t.Helper()
 	p := &pod{node: n, ns: nettest.NewNS(n.t, "pod"), ip: map[bool]netip.Addr{}}
@@ -299,9 +322,8 @@ func (n *node) pod(id string) *pod {
 	if err != nil {
 		n.t.Fatalf("ADD %s: %v", id, err)
 	}
-	for _, ip := range r.IPs {
-		a, _ := netip.AddrFromSlice(ip.Address.IP)
-		p.ip[a.Unmap().Is4()] = a.Unmap()
+	for _, a := range addresses(n.t, r) {
+		p.ip[a.Is4()] = a
 	}
 	return p
 }

@@ -58,6 +58,9 @@ func (n *node) residue() []string {
 	var out []string
 	h := n.ns.Netlink(n.t)
 	links, err := h.LinkList()
+	for errors.Is(err, netlink.ErrDumpInterrupted) { // devices came or went meanwhile
+		links, err = h.LinkList()
+	}
 	if err != nil {
 		n.t.Fatal(err)
 	}

@@ -60,6 +60,8 @@ type Config struct {
 	ProbeInterval time.Duration
 	// Registerer gets the pod network's metrics. May be nil.
 	Registerer prometheus.Registerer
+	// OnStep is told each step of an ADD and a DEL; see endpoint.Config. May be nil.
+	OnStep func(endpoint.Step)
 	// OnReady is called once, when the first pod could be connected. May be nil.
 	OnReady func()
 }
@@ -110,7 +112,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return endpoint.Run(ctx, endpoint.Config{
 			Socket: cfg.Socket(), DataDir: cfg.DataDir, QueueDir: cfg.QueueDir(), Loader: cfg.Loader, Tables: cfg.Tables, Pool: pool,
 			Constants: router.Constants(), MTU: router.MTU, Sandboxes: cfg.Sandboxes, SweepInterval: cfg.SweepInterval,
-			OnExhausted: cfg.OnExhausted,
+			OnExhausted: cfg.OnExhausted, OnStep: cfg.OnStep,
 			OnListening: func() { close(listening) },
 		})
 	})

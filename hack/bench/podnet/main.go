@@ -33,9 +33,10 @@ func main() {
 	out := flag.String("out", "out/bench", "folder of the JSON report")
 	plugin := flag.String("plugin", "bin/fairlead-cni", "our CNI plugin")
 	only := flag.String("only", "", "measure only what has this in its name, such as TCP or ADD")
+	on := flag.String("on", "", "measure only the paths that have this in their place and network, such as \"one node\" or \"bare\"")
 	flag.Parse()
 	metrics = slices.DeleteFunc(metrics, func(m metric) bool { return !strings.Contains(m.name, *only) })
-	exit(run(*rounds, *each, *out, *plugin))
+	exit(run(*rounds, *each, *out, *plugin, *on))
 }
 
 func exit(err error) {
@@ -46,7 +47,7 @@ func exit(err error) {
 	os.Exit(0)
 }
 
-func run(rounds int, each time.Duration, out, plugin string) (err error) {
+func run(rounds int, each time.Duration, out, plugin, on string) (err error) {
 	plugin, err = filepath.Abs(plugin)
 	if err != nil {
 		return err
@@ -69,7 +70,7 @@ func run(rounds int, each time.Duration, out, plugin string) (err error) {
 			err = f.err
 		}
 	}()
-	paths := build(s, plugin)
+	paths := slices.DeleteFunc(build(s, plugin), func(p path) bool { return !strings.Contains(p.place+", "+p.name, on) })
 	r := newReport(rounds, each)
 	for round := range rounds {
 		for _, m := range metrics {
