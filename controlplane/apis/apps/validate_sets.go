@@ -4,8 +4,10 @@ package apps
 
 import (
 	"context"
+	"slices"
 
 	v1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -93,7 +95,7 @@ func validateStatefulSet(_ context.Context, set *v1.StatefulSet) field.ErrorList
 	optional(r, path.Child("replicas"), s.Replicas)
 	optional(r, path.Child("revisionHistoryLimit"), s.RevisionHistoryLimit)
 	r.NotNegative(path.Child("minReadySeconds"), int64(s.MinReadySeconds))
-	selected(r, path, s.Selector, &s.Template)
+	selected(r, path, s.Selector, withClaims(s))
 	alwaysRestarted(r, path, &s.Template, "StatefulSet")
 	r.Optional(path.Child("serviceName"), s.ServiceName, func(n string) []string { return apivalidation.NameIsDNS1035Label(n, false) })
 	rule.OneOf(r, path.Child("podManagementPolicy"), s.PodManagementPolicy, v1.OrderedReadyPodManagement, v1.ParallelPodManagement)
@@ -129,6 +131,23 @@ func validateStatefulSet(_ context.Context, set *v1.StatefulSet) field.ErrorList
 		podspec.Claim(r, at.Child("spec"), &c.Spec)
 	}
 	return r.Errors()
+}
+
+// withClaims returns the template as its pods will be: each claim is a volume, in place of the template's own of that name.
+func withClaims(s *v1.StatefulSetSpec) *corev1.PodTemplateSpec {
+	t := s.Template
+	t.Spec.Volumes = slices.Clone(t.Spec.Volumes)
+	for _, c := range s.VolumeClaimTemplates {
+		volume := corev1.Volume{Name: c.Name, VolumeSource: corev1.VolumeSource{
+			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: c.Name},
+		}}
+		if i := slices.IndexFunc(t.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == c.Name }); i >= 0 {
+			t.Spec.Volumes[i] = volume
+		} else {
+			t.Spec.Volumes = append(t.Spec.Volumes, volume)
+		}
+	}
+	return &t
 }
 
 func validateStatefulSetUpdate(_ context.Context, s, old *v1.StatefulSet) field.ErrorList {
