@@ -31,6 +31,7 @@ import (
 	"github.com/fairlead/fairlead/controlplane/controllers/nodeipam"
 	"github.com/fairlead/fairlead/controlplane/controllers/nodelifecycle"
 	"github.com/fairlead/fairlead/controlplane/controllers/podautoscaler"
+	"github.com/fairlead/fairlead/controlplane/controllers/podcertificatecleaner"
 	"github.com/fairlead/fairlead/controlplane/controllers/podgc"
 	"github.com/fairlead/fairlead/controlplane/controllers/replicaset"
 	"github.com/fairlead/fairlead/controlplane/controllers/replicationcontroller"
@@ -40,8 +41,10 @@ import (
 	"github.com/fairlead/fairlead/controlplane/controllers/serviceaccount"
 	"github.com/fairlead/fairlead/controlplane/controllers/servicecidr"
 	"github.com/fairlead/fairlead/controlplane/controllers/statefulset"
+	"github.com/fairlead/fairlead/controlplane/controllers/storagemigration"
 	"github.com/fairlead/fairlead/controlplane/controllers/tainteviction"
 	"github.com/fairlead/fairlead/controlplane/controllers/tokencleaner"
+	"github.com/fairlead/fairlead/controlplane/controllers/trustbundle"
 	"github.com/fairlead/fairlead/controlplane/controllers/ttlafterfinished"
 	"github.com/fairlead/fairlead/controlplane/controllers/volumebinder"
 	"github.com/fairlead/fairlead/controlplane/controllers/volumeprotection"
@@ -93,6 +96,9 @@ var Registry = []Registration{
 	{"attachdetach", attachdetach.New, []string{"storage.k8s.io/v1/volumeattachments", "storage.k8s.io/v1/csidrivers"}},
 	{"resourceclaim", resourceclaim.New, []string{"resource.k8s.io/v1/resourceclaims", "resource.k8s.io/v1/resourceclaimtemplates"}},
 	{"servicecidr", servicecidr.New, []string{"networking.k8s.io/v1/servicecidrs", "networking.k8s.io/v1/ipaddresses"}},
+	{"storagemigration", storagemigration.New, []string{"storagemigration.k8s.io/v1/storageversionmigrations"}},
+	{"trustbundle", trustbundle.New, []string{"certificates.k8s.io/v1/clustertrustbundles"}},
+	{"podcertificatecleaner", podcertificatecleaner.New, []string{"certificates.k8s.io/v1/podcertificaterequests"}},
 	{"admissionpolicystatus", admissionpolicystatus.New, []string{"admissionregistration.k8s.io/v1/validatingadmissionpolicies"}},
 }
 

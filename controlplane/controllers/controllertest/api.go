@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 
@@ -23,6 +24,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/metadata/metadatainformer"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/utils/clock"
 
@@ -107,9 +109,11 @@ func (a *API) client(before func(clienttesting.Action) error, lag *Lag) *fake.Cl
 // Context returns a controller's surroundings on client. Start the informers after the controller was constructed.
 func (a *API) Context(client *fake.Clientset) (*controller.Context, *Events) {
 	events := &Events{}
+	md := metadataClient{client}
 	return &controller.Context{
-		Client: client, Informers: informers.NewSharedInformerFactory(client, 0), Events: events, Clock: clock.RealClock{},
-		Settings: controller.Settings{Workers: 2},
+		Client: client, Dynamic: scales(client), Metadata: md, Discovery: Discovery(), Mapper: newMapper(),
+		Informers: informers.NewSharedInformerFactory(client, 0), MetadataInformers: metadatainformer.NewSharedInformerFactory(md, 0),
+		Events: events, Clock: clock.RealClock{}, Settings: controller.Settings{Workers: 2},
 	}, events
 }
 
@@ -117,8 +121,11 @@ func (a *API) write(action clienttesting.Action) (runtime.Object, error) {
 	gvr, ns := action.GetResource(), action.GetNamespace()
 	switch action := action.(type) {
 	case clienttesting.CreateActionImpl:
-		if action.Subresource == "binding" {
+		switch action.Subresource {
+		case "binding":
 			return a.bind(gvr, ns, action.Object.(*corev1.Binding))
+		case "finalize":
+			return a.update(gvr, ns, "finalize", action.Object.DeepCopyObject())
 		}
 		return a.create(gvr, ns, action.Object.DeepCopyObject())
 	case clienttesting.UpdateActionImpl:
@@ -168,6 +175,9 @@ func (a *API) update(gvr schema.GroupVersionResource, ns, subresource string, ob
 	} else if _, kind := from["spec"]; kind {
 		to["status"] = from["status"]
 	}
+	if gvr.Resource == "namespaces" && subresource == "" {
+		to["spec"] = from["spec"] // its finalizers have a subresource of their own
+	}
 	before := fields(had)
 	obj = a.from(to, had)
 	m = accessor(obj)
@@ -175,14 +185,14 @@ func (a *API) update(gvr schema.GroupVersionResource, ns, subresource string, ob
 	m.SetCreationTimestamp(was.GetCreationTimestamp())
 	m.SetDeletionTimestamp(was.GetDeletionTimestamp())
 	m.SetGeneration(was.GetGeneration())
-	if !equality.Semantic.DeepEqual(before["spec"], to["spec"]) {
+	if !equality.Semantic.DeepEqual(before["spec"], to["spec"]) || !equality.Semantic.DeepEqual(before["endpoints"], to["endpoints"]) { // slices have no spec
 		m.SetGeneration(was.GetGeneration() + 1)
 	}
 	m.SetResourceVersion(was.GetResourceVersion())
 	if equality.Semantic.DeepEqual(had, obj) {
 		return obj, nil
 	}
-	if m.GetDeletionTimestamp() != nil && len(m.GetFinalizers()) == 0 && gvr.Resource != "pods" {
+	if m.GetDeletionTimestamp() != nil && !held(obj) && gvr.Resource != "pods" {
 		return obj, a.remove(gvr, obj)
 	}
 	a.stamp(m)
@@ -192,10 +202,10 @@ func (a *API) update(gvr schema.GroupVersionResource, ns, subresource string, ob
 	return a.done("update", gvr, obj), a.reap(gvr, obj)
 }
 
-// reap removes a pod that was deleted without grace, as soon as no finalizer holds it.
+// reap removes what was deleted without grace as soon as no finalizer holds it.
 func (a *API) reap(gvr schema.GroupVersionResource, obj runtime.Object) error {
 	m := accessor(obj)
-	if g := m.GetDeletionGracePeriodSeconds(); m.GetDeletionTimestamp() != nil && len(m.GetFinalizers()) == 0 && g != nil && *g == 0 {
+	if g := m.GetDeletionGracePeriodSeconds(); m.GetDeletionTimestamp() != nil && !held(obj) && g != nil && *g == 0 {
 		return a.remove(gvr, obj)
 	}
 	return nil
@@ -255,14 +265,17 @@ func (a *API) delete(gvr schema.GroupVersionResource, ns, name string, o metav1.
 			grace = *o.GracePeriodSeconds
 		}
 	}
-	if grace == 0 && len(m.GetFinalizers()) == 0 {
+	propagate(m, o.PropagationPolicy)
+	if grace == 0 && !held(obj) {
 		return a.remove(gvr, obj)
 	}
-	if m.GetDeletionTimestamp() != nil && (m.GetDeletionGracePeriodSeconds() == nil || *m.GetDeletionGracePeriodSeconds() <= grace) {
+	if m.GetDeletionTimestamp() != nil && slices.Equal(m.GetFinalizers(), accessor(had).GetFinalizers()) && (m.GetDeletionGracePeriodSeconds() == nil || *m.GetDeletionGracePeriodSeconds() <= grace) {
 		return nil
 	}
-	now := metav1.NewTime(a.clock.Now())
-	m.SetDeletionTimestamp(&now)
+	if m.GetDeletionTimestamp() == nil {
+		now := metav1.NewTime(a.clock.Now())
+		m.SetDeletionTimestamp(&now)
+	}
 	m.SetDeletionGracePeriodSeconds(&grace)
 	a.stamp(m)
 	if err := a.tracker.Update(gvr, obj, ns); err != nil {
@@ -270,6 +283,31 @@ func (a *API) delete(gvr schema.GroupVersionResource, ns, name string, o metav1.
 	}
 	a.done("delete", gvr, obj)
 	return nil
+}
+
+// propagate sets the finalizers by which a deletion tells the garbage collector how it is meant.
+func propagate(m metav1.Object, policy *metav1.DeletionPropagation) {
+	if policy == nil {
+		return
+	}
+	kept := controller.Filter(m.GetFinalizers(), func(f string) bool {
+		return f != metav1.FinalizerDeleteDependents && f != metav1.FinalizerOrphanDependents
+	})
+	switch *policy {
+	case metav1.DeletePropagationForeground:
+		kept = append(kept, metav1.FinalizerDeleteDependents)
+	case metav1.DeletePropagationOrphan:
+		kept = append(kept, metav1.FinalizerOrphanDependents)
+	}
+	m.SetFinalizers(kept)
+}
+
+// held reports whether finalizers keep a deleted object.
+func held(obj runtime.Object) bool {
+	if ns, ok := obj.(*corev1.Namespace); ok && len(ns.Spec.Finalizers) > 0 {
+		return true
+	}
+	return len(accessor(obj).GetFinalizers()) > 0
 }
 
 func (a *API) bind(gvr schema.GroupVersionResource, ns string, b *corev1.Binding) (runtime.Object, error) {

@@ -47,6 +47,7 @@ func (p *Process) start(t testing.TB, a *API, news ...func(*controller.Context) 
 	ctx, cancel := context.WithCancel(klog.NewContext(context.Background(), logr.Discard()))
 	p.cancel = cancel
 	c.Informers.StartWithContext(ctx)
+	c.MetadataInformers.Start(ctx.Done())
 	synctest.Wait() // the fake API loses what happens between an informer's list and its watch
 	for _, one := range list {
 		p.wg.Go(func() {
@@ -80,6 +81,7 @@ func (p *Process) Stop() {
 	p.cancel()
 	p.wg.Wait()
 	p.Context.Informers.Shutdown()
+	p.Context.MetadataInformers.Shutdown()
 	synctest.Wait()
 }
 

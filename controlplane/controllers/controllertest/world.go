@@ -36,13 +36,14 @@ type World struct {
 	// Refuse is Process.Refuse of the process and of those that Restart starts.
 	Refuse func(clienttesting.Action) error
 	lags   bool
+	writes map[string]int     // of the process, tried ones included, by "verb resource"
 	ready  map[types.UID]bool // what was ready when know was called
 	news   []func(*controller.Context) controller.Controller
 }
 
 // NewWorld starts controllers on an API that holds objs. Call it in a synctest bubble, and Close before it ends.
 func NewWorld(t *testing.T, objs []runtime.Object, news ...func(*controller.Context) controller.Controller) *World {
-	w := &World{T: t, API: NewAPI(t, objs...), Settle: 300 * time.Millisecond, news: news}
+	w := &World{T: t, API: NewAPI(t, objs...), Settle: 300 * time.Millisecond, news: news, writes: map[string]int{}}
 	w.Client = w.API.Client(nil)
 	w.Restart()
 	return w
@@ -90,6 +91,7 @@ func (w *World) CatchUp() {
 }
 
 func (w *World) refuse(action clienttesting.Action) error {
+	w.writes[action.GetVerb()+" "+action.GetResource().Resource]++
 	if w.Refuse == nil {
 		return nil
 	}
@@ -219,6 +221,23 @@ func Seeds(t *testing.T, n int64, test func(*testing.T, *rand.Rand)) {
 			synctest.Test(t, func(t *testing.T) { test(t, rand.New(rand.NewSource(seed))) })
 		})
 	}
+}
+
+// After lets d pass, with the controllers at work.
+func (w *World) After(d time.Duration) {
+	time.Sleep(d)
+	w.Wait()
+}
+
+// Writes is how often the controllers have tried to write, "create pods" for example. Call it while they wait for the world.
+func (w *World) Writes(what string) int { return w.writes[what] }
+
+// Must returns v. It panics on an error, for calls that only a broken test makes fail.
+func Must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
 }
 
 // Check fails the test on an error.

@@ -31,7 +31,7 @@ import (
 const (
 	managedBy    = "endpointslicemirroring-controller.k8s.io"
 	perSlice     = 100
-	perSubset    = 1000 // addresses; more are not mirrored
+	perSubset    = 1000 // addresses, ready ones first; more are not mirrored
 	leaderMark   = "control-plane.alpha.kubernetes.io/leader"
 	batch        = 100 * time.Millisecond
 	triggerStamp = corev1.EndpointsLastChangeTriggerTime
@@ -128,8 +128,11 @@ func desired(ep *corev1.Endpoints) []*discoveryv1.EndpointSlice {
 			ports = append(ports, discoveryv1.EndpointPort{Name: ptr.To(p.Name), Port: ptr.To(p.Port), Protocol: ptr.To(p.Protocol), AppProtocol: p.AppProtocol})
 		}
 		byFamily := map[discoveryv1.AddressType][]discoveryv1.Endpoint{}
+		room := perSubset
 		add := func(addresses []corev1.EndpointAddress, ready bool) {
-			for _, a := range addresses[:min(len(addresses), perSubset)] {
+			addresses = addresses[:min(len(addresses), room)]
+			room -= len(addresses)
+			for _, a := range addresses {
 				ip, err := netip.ParseAddr(a.IP)
 				if err != nil {
 					continue

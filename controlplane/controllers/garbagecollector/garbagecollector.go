@@ -196,7 +196,7 @@ func (l *loop) classify(ctx context.Context, n view, live *metav1.PartialObjectM
 func (l *loop) endForeground(ctx context.Context, n view, live *metav1.PartialObjectMetadata) error {
 	blocked := false
 	for _, d := range n.dependents {
-		if !d.blocks {
+		if !d.blocks || d.uid == n.uid { // what owns itself does not wait for itself
 			continue
 		}
 		blocked = true

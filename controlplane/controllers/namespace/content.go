@@ -73,7 +73,7 @@ func (l *loop) empty(ctx context.Context, namespace string) (*outcome, error) {
 
 // types lists the namespaced types that can be deleted and their verbs.
 func (l *loop) types(o *outcome) (map[schema.GroupVersionResource][]string, error) {
-	lists, err := l.c.Discovery.ServerPreferredNamespacedResources()
+	lists, err := discovery.ServerPreferredNamespacedResources(l.c.Discovery)
 	if failed := (*discovery.ErrGroupDiscoveryFailed)(nil); errors.As(err, &failed) {
 		o.discovery = err
 	} else if err != nil {

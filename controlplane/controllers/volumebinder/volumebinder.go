@@ -135,7 +135,7 @@ func (l *loop) unbound(ctx context.Context, claim *corev1.PersistentVolumeClaim)
 		return err
 	}
 	free := controller.Filter(all, func(pv *corev1.PersistentVolume) bool {
-		return pv.DeletionTimestamp == nil && l.writes.Seen(pv.Name, func(string) metav1.Object { return pv })
+		return pv.DeletionTimestamp == nil && volume.CheckAccessModes(claim, pv) && l.writes.Seen(pv.Name, func(string) metav1.Object { return pv })
 	})
 	pv, err := volume.FindMatchingVolume(claim, free, nil, nil, wait, true)
 	if err != nil {

@@ -84,7 +84,7 @@ func (l *load) drain(ctx context.Context) (int, error) {
 			return 0, err
 		}
 	}
-	pods, err := l.client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+	pods, err := l.client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return 0, err
 	}
@@ -129,20 +129,26 @@ func (l *load) drain(ctx context.Context) (int, error) {
 	})
 }
 
-// untilComplete waits until every Deployment has all its pods, new and available, and no others.
+// untilComplete waits until every Deployment has all its pods, new and available, and no others. Its error says how far they got.
 func (l *load) untilComplete(ctx context.Context) error {
-	return l.until(ctx, func(ctx context.Context) (bool, error) {
-		list, err := l.client.AppsV1().Deployments(namespace).List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+	var last []string
+	err := l.until(ctx, func(ctx context.Context) (bool, error) {
+		list, err := l.client.AppsV1().Deployments(namespace).List(ctx, metav1.ListOptions{}) // a cached list may be older than what was asked for
 		if err != nil || len(list.Items) < l.o.deployments {
 			return false, err
 		}
+		last = nil
 		for _, d := range list.Items {
 			if s, want := d.Status, int32(l.o.replicas); s.ObservedGeneration < d.Generation || s.UpdatedReplicas != want || s.AvailableReplicas != want || s.Replicas != want {
-				return false, nil
+				last = append(last, fmt.Sprintf("%s: %d pods, %d updated, %d available", d.Name, s.Replicas, s.UpdatedReplicas, s.AvailableReplicas))
 			}
 		}
-		return true, nil
+		return len(last) == 0, nil
 	})
+	if err != nil && len(last) > 0 {
+		err = fmt.Errorf("%w: not there yet: %s", err, strings.Join(last, "; "))
+	}
+	return err
 }
 
 func (l *load) until(ctx context.Context, done wait.ConditionWithContextFunc) error {

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime/pprof"
 	"syscall"
 	"time"
 
@@ -35,11 +36,13 @@ const (
 	port        = 7169
 	// childEnv makes the process the child: it names the kubeconfig.
 	childEnv = "FAIRLEAD_BENCH_CONTROLLERS"
+	// profileEnv names the file into which the child writes a CPU profile of its life.
+	profileEnv = "FAIRLEAD_BENCH_PROFILE"
 )
 
 type options struct {
 	nodes, deployments, replicas int
-	out                          string
+	out, profile                 string
 }
 
 func main() {
@@ -48,6 +51,7 @@ func main() {
 	flag.IntVar(&o.deployments, "deployments", 10, "Deployments")
 	flag.IntVar(&o.replicas, "replicas", 1000, "pods of each Deployment")
 	flag.StringVar(&o.out, "out", "out/bench", "folder of the JSON report")
+	flag.StringVar(&o.profile, "cpuprofile", "", "write a CPU profile of the controllers here, and one of API server and nodes beside it, with the suffix .server")
 	quick := flag.Bool("quick", false, "20 nodes, 2 Deployments of 20 pods: to keep the benchmark working")
 	flag.Parse()
 	if *quick {
@@ -66,12 +70,29 @@ func main() {
 	}
 }
 
+// profile writes a CPU profile of this process to a file until stop is called; an empty name means none.
+func profile(name string) (stop func(), err error) {
+	if name == "" {
+		return func() {}, nil
+	}
+	file, err := os.Create(name)
+	if err != nil {
+		return nil, err
+	}
+	return func() { pprof.StopCPUProfile(); file.Close() }, pprof.StartCPUProfile(file)
+}
+
 // child runs the controllers until ctx ends.
 func child(ctx context.Context, kubeconfig string) error {
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
 		return err
 	}
+	stop, err := profile(os.Getenv(profileEnv))
+	if err != nil {
+		return err
+	}
+	defer stop()
 	return controllers.Run(ctx, controllers.Config{RESTConfig: config, Settings: controller.Settings{
 		ClusterCIDRs: []string{clusterCIDR}, ServiceCIDRs: []string{"10.96.0.0/16"}, ClusterDomain: "cluster.local", RootCA: config.CAData,
 	}})
@@ -130,6 +151,9 @@ func measure(ctx context.Context, o options, client kubernetes.Interface, kubeco
 	}
 	cmd := exec.CommandContext(ctx, self)
 	cmd.Env, cmd.Stderr = append(os.Environ(), childEnv+"="+kubeconfig), os.Stderr
+	if o.profile != "" {
+		cmd.Env = append(cmd.Env, profileEnv+"="+o.profile)
+	}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the controllers: %w", err)
@@ -142,6 +166,15 @@ func measure(ctx context.Context, o options, client kubernetes.Interface, kubeco
 	if err := load.waitForNodes(ctx); err != nil {
 		return err
 	}
+	own := ""
+	if o.profile != "" {
+		own = o.profile + ".server"
+	}
+	stop, err := profile(own)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	rep := report.New("controllers")
 	for _, phase := range []struct {
 		name string
@@ -164,6 +197,7 @@ func measure(ctx context.Context, o options, client kubernetes.Interface, kubeco
 		if err != nil {
 			return err
 		}
+		fmt.Fprintf(w, "%s: %d pods in %v\n", phase.name, pods, took.Round(100*time.Millisecond))
 		rep.Add(
 			report.Figure(phase.name, "time", "s", took.Seconds()),
 			report.Figure(phase.name, "new pods available", "pods/s", float64(pods)/took.Seconds()),
