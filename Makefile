@@ -117,7 +117,7 @@ bench-podnet: bin/fairlead-cni ## Measure the pod network beside Debian's bridge
 
 .PHONY: bench-pods
 bench-pods: ## Measure pods on one real node: create to Running, a hundred at once, memory
-	$(GO) test -count=1 -timeout 15m -run TestPods ./hack/bench/pods -v -args -full -json $(CURDIR)/out/bench/pods.json
+	$(GO) test -count=1 -timeout 15m -run TestPods ./hack/bench/pods -v -args -full -out $(CURDIR)/out/bench
 
 .PHONY: bench-dns
 bench-dns: ## Measure the DNS server beside CoreDNS with its kubernetes plugin

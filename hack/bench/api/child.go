@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/fairlead/fairlead/controlplane/server"
+	"github.com/fairlead/fairlead/hack/bench/report"
 )
 
 // childDir is the environment variable that makes this program the server under test.
@@ -141,16 +142,15 @@ func (c *child) profile(ctx context.Context, client kubernetes.Interface, file s
 	return func() error { return <-done }
 }
 
-func measureStart(ctx context.Context, rounds int) ([]row, error) {
+func measureStart(ctx context.Context, rounds int) (report.Row, error) {
 	var took []float64
 	for range rounds {
 		c, err := startChild(ctx)
 		if err != nil {
-			return nil, err
+			return report.Row{}, err
 		}
 		took = append(took, float64(c.ready.Milliseconds()))
 		c.stop()
 	}
-	m, spread := median(took)
-	return []row{below("start", "empty directory to /readyz", "ms", m, spread, 1000)}, nil
+	return report.Figure("start", "empty directory to /readyz", "ms", took...).AtMost(1000), nil
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -18,21 +17,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/fairlead/fairlead/hack/bench/report"
 )
 
-func median(v []float64) (m, spread float64) {
-	slices.Sort(v)
-	m = v[len(v)/2]
-	return m, (v[len(v)-1] - v[0]) / m
-}
-
-func quantile(v []float64, q float64) float64 {
-	slices.Sort(v)
-	return v[int(q*float64(len(v)-1))]
-}
-
 // writes creates ConfigMaps of 1 KiB with several clients for a while.
-func writes(ctx context.Context, client kubernetes.Interface, _ *child, s sizes) ([]row, error) {
+func writes(ctx context.Context, client kubernetes.Interface, _ *child, s sizes) ([]report.Row, error) {
 	data := map[string]string{"k": string(make([]byte, 1024))}
 	ctx, cancel := context.WithTimeout(ctx, s.writing+time.Minute)
 	defer cancel()
@@ -63,15 +53,15 @@ func writes(ctx context.Context, client kubernetes.Interface, _ *child, s sizes)
 		return nil, fmt.Errorf("create: %w", *err)
 	}
 	name := fmt.Sprintf("create ConfigMaps, %d clients", s.writers)
-	return []row{
-		{Case: name, Metric: "throughput", Unit: "1/s", Ours: float64(len(latency)) / s.writing.Seconds()},
-		{Case: name, Metric: "latency p50", Unit: "ms", Ours: quantile(latency, 0.5)},
-		{Case: name, Metric: "latency p99", Unit: "ms", Ours: quantile(latency, 0.99)},
+	return []report.Row{
+		report.Figure(name, "throughput", "1/s", float64(len(latency))/s.writing.Seconds()),
+		report.Figure(name, "latency p50", "ms", report.Quantile(latency, 0.5)),
+		report.Figure(name, "latency p99", "ms", report.Quantile(latency, 0.99)),
 	}, nil
 }
 
 // lists reads many pods at once.
-func lists(ctx context.Context, client kubernetes.Interface, c *child, s sizes) ([]row, error) {
+func lists(ctx context.Context, client kubernetes.Interface, c *child, s sizes) ([]report.Row, error) {
 	_, err := client.CoreV1().ServiceAccounts("default").Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return nil, err
@@ -100,7 +90,7 @@ func lists(ctx context.Context, client kubernetes.Interface, c *child, s sizes) 
 	if err := failed.Load(); err != nil {
 		return nil, fmt.Errorf("create pods: %w", *err)
 	}
-	rows := []row{{Case: fmt.Sprintf("create %d pods, %d clients", s.pods, s.writers), Metric: "throughput", Unit: "1/s", Ours: float64(s.pods) / time.Since(started).Seconds()}}
+	rows := []report.Row{report.Figure(fmt.Sprintf("create %d pods, %d clients", s.pods, s.writers), "throughput", "1/s", float64(s.pods)/time.Since(started).Seconds())}
 	for _, encoding := range []string{"application/vnd.kubernetes.protobuf", "application/json"} {
 		cfg := rest.CopyConfig(c.config)
 		cfg.AcceptContentTypes = encoding
@@ -120,14 +110,13 @@ func lists(ctx context.Context, client kubernetes.Interface, c *child, s sizes) 
 			}
 			took = append(took, float64(time.Since(at).Microseconds())/1000)
 		}
-		m, spread := median(took)
-		rows = append(rows, row{Case: fmt.Sprintf("list %d pods, %s", s.pods, encoding), Metric: "request to last object decoded", Unit: "ms", Ours: m, Spread: spread})
+		rows = append(rows, report.Figure(fmt.Sprintf("list %d pods, %s", s.pods, encoding), "request to last object decoded", "ms", took...))
 	}
 	return rows, nil
 }
 
 // fanOut opens many watches of one kind and measures from the start of a write until each has its event.
-func fanOut(ctx context.Context, client kubernetes.Interface, c *child, s sizes) ([]row, error) {
+func fanOut(ctx context.Context, client kubernetes.Interface, c *child, s sizes) ([]report.Row, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	const perConnection = 100 // HTTP/2 streams
@@ -191,10 +180,10 @@ func fanOut(ctx context.Context, client kubernetes.Interface, c *child, s sizes)
 		return nil, err
 	}
 	name := fmt.Sprintf("watch fan-out to %d watchers, 20 writes/s", s.watchers)
-	return []row{
-		{Case: name, Metric: "write to event p50", Unit: "ms", Ours: quantile(got, 0.5)},
-		{Case: name, Metric: "write to event p99", Unit: "ms", Ours: quantile(got, 0.99)},
-		{Case: name, Metric: "CPU of the server per event and watcher", Unit: "us", Ours: float64((after - used).Microseconds()) / float64(len(got))},
+	return []report.Row{
+		report.Figure(name, "write to event p50", "ms", report.Quantile(got, 0.5)),
+		report.Figure(name, "write to event p99", "ms", report.Quantile(got, 0.99)),
+		report.Figure(name, "CPU of the server per event and watcher", "us", float64((after-used).Microseconds())/float64(len(got))),
 	}, nil
 }
 

@@ -7,40 +7,18 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"runtime"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
+
+	"github.com/fairlead/fairlead/hack/bench/report"
 )
-
-// row is one line of the JSON that all benchmarks of this repository write.
-type row struct {
-	Case    string   `json:"case"`
-	Metric  string   `json:"metric"`
-	Unit    string   `json:"unit"`
-	Ours    float64  `json:"ours"`
-	RefName string   `json:"ref_name,omitempty"`
-	Ref     *float64 `json:"ref"`
-	Ratio   *float64 `json:"ratio"`
-	Spread  float64  `json:"spread"`
-	Target  *float64 `json:"target"`
-	Holds   *bool    `json:"holds"`
-}
-
-// below returns a row whose value should stay below target.
-func below(name, metric, unit string, v, spread, target float64) row {
-	holds := v < target
-	return row{Case: name, Metric: metric, Unit: unit, Ours: v, Spread: spread, Target: &target, Holds: &holds}
-}
 
 // sizes are how much is done.
 type sizes struct {
@@ -80,52 +58,31 @@ func run(ctx context.Context) error {
 		s = sizes{starts: 1, idle: 8 * time.Second, writing: time.Second, writers: 4, pods: 500, lists: 2, watchers: 50, events: 20}
 	}
 	s.profile = *profile
+	r := report.New("api")
 	if *only {
 		s.idle = 8 * time.Second
 		rows, err := measureServer(ctx, s, fanOut)
-		print(rows)
-		return err
+		if err != nil {
+			return err
+		}
+		r.Add(rows...)
+		return r.Print(os.Stdout)
 	}
-	var rows []row
 	start, err := measureStart(ctx, s.starts)
 	if err != nil {
 		return err
 	}
-	rows = append(rows, start...)
-	more, err := measureServer(ctx, s, writes, lists, fanOut)
+	r.Add(start)
+	rows, err := measureServer(ctx, s, writes, lists, fanOut)
 	if err != nil {
 		return err
 	}
-	rows = append(rows, more...)
-	print(rows)
-	host, _ := os.Hostname()
-	data, err := json.MarshalIndent(map[string]any{
-		"bench": "api", "host": fmt.Sprintf("%s %s/%s %d CPUs", host, runtime.GOOS, runtime.GOARCH, runtime.NumCPU()), "rows": rows,
-	}, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(*out, 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(*out, "api.json"), append(data, '\n'), 0o644)
-}
-
-func print(rows []row) {
-	table := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(table, "case\tmetric\tmedian\tunit\tspread\ttarget\tholds\t\n")
-	for _, r := range rows {
-		target, holds := "-", "-"
-		if r.Target != nil {
-			target, holds = fmt.Sprintf("< %.0f", *r.Target), map[bool]string{true: "yes", false: "NO"}[*r.Holds]
-		}
-		fmt.Fprintf(table, "%s\t%s\t%.1f\t%s\t%.0f%%\t%s\t%s\t\n", r.Case, r.Metric, r.Ours, r.Unit, 100*r.Spread, target, holds)
-	}
-	table.Flush()
+	r.Add(rows...)
+	return r.Finish(os.Stdout, *out)
 }
 
 // measureServer runs cases that need one running server, one after the other.
-func measureServer(ctx context.Context, s sizes, cases ...func(context.Context, kubernetes.Interface, *child, sizes) ([]row, error)) ([]row, error) {
+func measureServer(ctx context.Context, s sizes, cases ...func(context.Context, kubernetes.Interface, *child, sizes) ([]report.Row, error)) ([]report.Row, error) {
 	c, err := startChild(ctx)
 	if err != nil {
 		return nil, err
@@ -140,7 +97,7 @@ func measureServer(ctx context.Context, s sizes, cases ...func(context.Context, 
 	if err != nil {
 		return nil, err
 	}
-	rows := []row{below("idle", "resident memory", "MB", rss, 0, 200)}
+	rows := []report.Row{report.Figure("idle", "resident memory", "MB", rss).AtMost(200)}
 	client, err := kubernetes.NewForConfig(c.config)
 	if err != nil {
 		return nil, err
@@ -155,5 +112,5 @@ func measureServer(ctx context.Context, s sizes, cases ...func(context.Context, 
 	if rss, err = c.resident(); err != nil {
 		return nil, err
 	}
-	return append(rows, row{Case: "after all", Metric: "resident memory", Unit: "MB", Ours: rss}), nil
+	return append(rows, report.Figure("after all", "resident memory", "MB", rss)), nil
 }

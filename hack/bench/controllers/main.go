@@ -205,9 +205,5 @@ func measure(ctx context.Context, o options, client kubernetes.Interface, kubeco
 			report.Figure(phase.name, "resident memory of the controllers", "MB", float64(after.rss)/1e6),
 		)
 	}
-	if err := rep.Print(w); err != nil {
-		return err
-	}
-	_, err = rep.Write(o.out)
-	return err
+	return rep.Finish(w, o.out)
 }

@@ -103,11 +103,7 @@ func (o options) run(ctx context.Context) error {
 		return err
 	}
 	rep.Add(report.Figure("endpoint changed in the agent's tables to answer", "p50", "ms", p50), report.Figure("endpoint changed in the agent's tables to answer", "p99", "ms", p99).AtMost(10))
-	if err := rep.Print(os.Stdout); err != nil {
-		return err
-	}
-	_, err = rep.Write("out/bench")
-	return err
+	return rep.Finish(os.Stdout, "out/bench")
 }
 
 // compare puts one load on both servers in turns.

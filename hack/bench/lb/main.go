@@ -54,7 +54,7 @@ func main() {
 		variants = slices.DeleteFunc(variants, func(v variant) bool { return !slices.Contains(keep, v.name) })
 	}
 	_ = os.Setenv(envCPU, strconv.Itoa(*cpu))
-	r := newReport(*name, *rounds, *each, *cpu, strings.Split(*kinds, ","))
+	r := newFigures(*name, *rounds, *each, *cpu, strings.Split(*kinds, ","))
 	r.stats = *stats
 	if *prog {
 		exit(guarded(func(s *scope) error { return programming(s, *out) }))
@@ -93,7 +93,7 @@ func guarded(f func(s *scope) error) (err error) {
 	return f(s)
 }
 
-func run(s *scope, r *report, sizes, out string) error {
+func run(s *scope, r *figures, sizes, out string) error {
 	for _, f := range strings.Split(sizes, ",") {
 		n, err := strconv.Atoi(f)
 		if err != nil || n < 1 {
@@ -103,11 +103,11 @@ func run(s *scope, r *report, sizes, out string) error {
 			return fmt.Errorf("%d services: %w", n, err)
 		}
 	}
-	return r.write(os.Stdout, out)
+	return r.report().Finish(os.Stdout, out)
 }
 
 // measure sets every variant up with n services and runs all metrics on all variants, interleaved, round by round.
-func measure(outer *scope, r *report, n int) error {
+func measure(outer *scope, r *figures, n int) error {
 	s := new(scope)
 	outer.Cleanup(s.end)
 	defer s.end()

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -20,6 +19,7 @@ import (
 	"github.com/fairlead/fairlead/dataplane/loader"
 	"github.com/fairlead/fairlead/dataplane/podnet/nettest"
 	"github.com/fairlead/fairlead/dataplane/tables"
+	"github.com/fairlead/fairlead/hack/bench/report"
 )
 
 const (
@@ -43,38 +43,17 @@ func programming(s *scope, out string) error {
 	if err != nil {
 		return err
 	}
-	at := func(v, target float64, name, unit string, spread float64) row {
-		r := row{Case: name, Metric: "programming", Unit: unit, Ours: v, Spread: spread}
-		if target > 0 {
-			holds := v < target
-			r.Target, r.Holds = &target, &holds
-		}
-		return r
-	}
-	med := quantile(fills, 0.5)
-	rows := []row{
-		at(med, 100, "10,000 services x 2 endpoints from nothing", "ms", (slices.Max(fills)-slices.Min(fills))/med),
-		at(quantile(delays, 0.5), 0, "one change at 1,000 changes/s, 10,000 services x 10 endpoints, p50", "ms", 0),
-		at(quantile(delays, 0.99), 5, "one change at 1,000 changes/s, 10,000 services x 10 endpoints, p99", "ms", 0),
-		at(slices.Max(delays), 0, "one change at 1,000 changes/s, 10,000 services x 10 endpoints, worst", "ms", 0),
-		at(rss, 150, "resident memory there, with tables and load generator", "MB", 0),
-		at(anon, 0, "of it anonymous", "MB", 0),
-	}
-	for _, r := range rows {
-		fmt.Printf("%-75s %8.2f %s", r.Case, r.Ours, r.Unit)
-		if r.Target != nil {
-			fmt.Printf("  target < %.0f: %v", *r.Target, *r.Holds)
-		}
-		fmt.Println()
-	}
-	body, err := json.MarshalIndent(map[string]any{"bench": "lb-programming", "rows": rows}, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(out, 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(out, "lb-programming.json"), append(body, '\n'), 0o644)
+	r := report.New("lb-programming")
+	const changed = "one change at 1,000 changes/s, 10,000 services x 10 endpoints"
+	r.Add(
+		report.Figure("10,000 services x 2 endpoints from nothing", "rows to kernel", "ms", fills...).AtMost(100),
+		report.Figure(changed, "p50", "ms", report.Quantile(delays, 0.5)),
+		report.Figure(changed, "p99", "ms", report.Quantile(delays, 0.99)).AtMost(5),
+		report.Figure(changed, "worst", "ms", slices.Max(delays)),
+		report.Figure(changed, "resident memory, with tables and load generator", "MB", rss).AtMost(150),
+		report.Figure(changed, "of it anonymous", "MB", anon),
+	)
+	return r.Finish(os.Stdout, out)
 }
 
 // fromNothing has a running load balancer get all services at once and returns how long it took until the kernel had them.

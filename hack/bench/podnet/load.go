@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead/fairlead/dataplane/podnet/nettest"
+	"github.com/fairlead/fairlead/hack/bench/report"
 )
 
 // The request generator makes blocking system calls on one thread, so that what it measures is the network and not an event loop. Client and server share one CPU: then a request costs what
@@ -83,7 +84,7 @@ func addTime(p path, _ time.Duration) (float64, error) {
 		time.Sleep(250 * time.Millisecond)
 	}
 	ns.Delete()
-	return median(times), nil
+	return report.Median(times), nil
 }
 
 func ask(kind string) func(path, time.Duration) (float64, error) {

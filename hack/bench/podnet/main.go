@@ -71,7 +71,7 @@ func run(rounds int, each time.Duration, out, plugin, on string) (err error) {
 		}
 	}()
 	paths := slices.DeleteFunc(build(s, plugin), func(p path) bool { return !strings.Contains(p.place+", "+p.name, on) })
-	r := newReport(rounds, each)
+	r := newFigures(rounds, each)
 	for round := range rounds {
 		for _, m := range metrics {
 			for _, p := range paths {
@@ -87,7 +87,7 @@ func run(rounds int, each time.Duration, out, plugin, on string) (err error) {
 		}
 		fmt.Fprintf(os.Stderr, "round %d of %d done\n", round+1, rounds)
 	}
-	return r.write(os.Stdout, out)
+	return r.report().Finish(os.Stdout, out)
 }
 
 // scope collects what has to be undone; it is the nettest.TB of this program.

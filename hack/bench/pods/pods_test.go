@@ -7,60 +7,31 @@ package pods
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
-	"text/tabwriter"
 	"time"
 
-	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/fairlead/fairlead/controlplane/apiserver"
+	"github.com/fairlead/fairlead/hack/bench/report"
 	"github.com/fairlead/fairlead/hack/nodetest"
 )
 
 var (
 	full   = flag.Bool("full", false, "all pods, and targets are checked")
-	output = flag.String("json", "", "file for the results")
+	output = flag.String("out", "", "folder of the JSON report")
 )
 
 func TestMain(m *testing.M) { nodetest.Main(m) }
-
-type row struct {
-	Case   string   `json:"case"`
-	Metric string   `json:"metric"`
-	Unit   string   `json:"unit"`
-	Ours   float64  `json:"ours"`
-	Ref    *float64 `json:"ref"`
-	Name   string   `json:"ref_name"`
-	Ratio  *float64 `json:"ratio"`
-	Spread float64  `json:"spread"`
-	Target string   `json:"target"`
-	Holds  *bool    `json:"holds"`
-}
-
-type table struct{ rows []row }
-
-// add adds a figure; limit 0 is no target.
-func (t *table) add(name, metric, unit string, value, spread, limit float64) {
-	r := row{Case: name, Metric: metric, Unit: unit, Ours: value, Spread: spread}
-	if limit > 0 {
-		holds := value < limit
-		r.Target, r.Holds = fmt.Sprintf("< %g", limit), &holds
-	}
-	t.rows = append(t.rows, r)
-}
 
 func TestPods(t *testing.T) {
 	single, many := 5, 10
@@ -79,22 +50,30 @@ func TestPods(t *testing.T) {
 
 	bench.one("warm-up")
 	before := bench.stages()
-	var took, created []time.Duration
+	var took, created []float64 // ms
 	for i := range single {
 		api, all := bench.one(fmt.Sprintf("single-%d", i))
-		took, created = append(took, all), append(created, api)
+		took, created = append(took, ms(all)), append(created, ms(api))
 	}
 	after := bench.stages()
 
-	out := &table{}
-	out.add("single pod, create to Running", "p50", "ms", ms(quantile(took, .5)), ms(quantile(took, .75)-quantile(took, .25)), 500)
-	out.add("single pod, create to Running", "p99", "ms", ms(quantile(took, .99)), 0, 1000)
-	out.add("  of it: API create request", "p50", "ms", ms(quantile(created, .5)), 0, 0)
+	out := report.New("pods")
+	out.About = fmt.Sprintf("%d single pods, then %d at once; spread of the p50: distance of the quartiles", single, many)
+	add := func(name, metric, unit string, rounds ...float64) {
+		out.Add(report.Figure(name, metric, unit, rounds...))
+	}
+	atMost := func(limit float64, name, metric, unit string, value float64) {
+		out.Add(report.Figure(name, metric, unit, value).AtMost(limit))
+	}
+	const one = "single pod, create to Running"
+	out.Add(report.Figure(one, "p50", "ms", report.Quantile(took, .5)).WithSpread(report.Quartiles(took)).AtMost(500))
+	atMost(1000, one, "p99", "ms", report.Quantile(took, .99))
+	add(one, "API create request, p50", "ms", report.Quantile(created, .5))
 	for _, stage := range []string{"sandbox", "image", "container", "running"} {
 		if count := after[stage].count - before[stage].count; count > 0 {
 			label := map[string]string{"sandbox": "sandbox with network", "image": "image lookup", "container": "make and start container",
 				"running": "kubelet, seen to Running"}[stage]
-			out.add("  of it: "+label, "mean", "ms", 1000*(after[stage].sum-before[stage].sum)/count, 0, 0)
+			add(one, label+", mean", "ms", 1000*(after[stage].sum-before[stage].sum)/count)
 		}
 	}
 
@@ -106,20 +85,25 @@ func TestPods(t *testing.T) {
 	for i := range many {
 		bench.wait(fmt.Sprintf("many-%d", i))
 	}
-	out.add(fmt.Sprintf("%d pods, all Running", many), "time", "s", time.Since(began).Seconds(), 0, 40*float64(many)/100)
-	out.add("agent, resident memory, idle", "RSS", "MB", idle, 0, 0)
-	out.add(fmt.Sprintf("agent, resident memory, %d pods", many), "RSS", "MB", rss(t, n.AgentPID()), 0, 120)
-	out.add("  of it: not shared with the executable's file", "anonymous", "MB", memory(t, n.AgentPID(), "RssAnon:"), 0, 0)
-	out.add(fmt.Sprintf("containerd, %d pods", many), "RSS", "MB", rss(t, n.RuntimePID()), 0, 0)
-	out.add("one shim", "RSS", "MB", shimRSS(t, n), 0, 0)
-	out.print()
+	crowd := fmt.Sprintf("%d pods", many)
+	atMost(40*float64(many)/100, crowd, "all Running", "s", time.Since(began).Seconds())
+	add("no pods", "agent, resident", "MB", idle)
+	atMost(120, crowd, "agent, resident", "MB", rss(t, n.AgentPID()))
+	add(crowd, "of it not shared with the executable's file", "MB", memory(t, n.AgentPID(), "RssAnon:"))
+	add(crowd, "containerd, resident", "MB", rss(t, n.RuntimePID()))
+	add(crowd, "one shim, resident", "MB", shimRSS(t, n))
+	if err := out.Print(os.Stdout); err != nil {
+		t.Fatal(err)
+	}
 	if *output != "" {
-		out.write(t, *output)
+		if _, err := out.Write(*output); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if *full {
-		for _, r := range out.rows {
+		for _, r := range out.Rows {
 			if r.Holds != nil && !*r.Holds {
-				t.Errorf("%s %s: %.1f %s, target %s", r.Case, r.Metric, r.Ours, r.Unit, r.Target)
+				t.Errorf("%s, %s: %.1f %s, target at most %g", r.Case, r.Metric, r.Ours, r.Unit, *r.Target)
 			}
 		}
 	}
@@ -246,40 +230,3 @@ func shimRSS(t *testing.T, n *nodetest.Node) float64 {
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-func quantile(list []time.Duration, q float64) time.Duration {
-	sorted := slices.Sorted(slices.Values(list))
-	return sorted[int(q*float64(len(sorted)-1)+.5)]
-}
-
-func (t *table) print() {
-	w := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "case\tmetric\tvalue\tspread\ttarget\tholds")
-	for _, r := range t.rows {
-		holds := ""
-		if r.Holds != nil {
-			holds = map[bool]string{true: "yes", false: "NO"}[*r.Holds]
-		}
-		fmt.Fprintf(w, "%s\t%s\t%.1f %s\t%.1f\t%s\t%s\n", r.Case, r.Metric, r.Ours, r.Unit, r.Spread, r.Target, holds)
-	}
-	w.Flush()
-}
-
-func (t *table) write(tb testing.TB, name string) {
-	var host unix.Utsname
-	if err := unix.Uname(&host); err != nil {
-		tb.Fatal(err)
-	}
-	data, err := json.MarshalIndent(map[string]any{
-		"bench": "pods", "host": fmt.Sprintf("%s, %d CPUs", unix.ByteSliceToString(host.Release[:]), runtime.NumCPU()), "rows": t.rows,
-	}, "", "  ")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-		tb.Fatal(err)
-	}
-	if err := os.WriteFile(name, append(data, '\n'), 0o644); err != nil {
-		tb.Fatal(err)
-	}
-}

@@ -4,6 +4,7 @@
 package report
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -46,11 +47,19 @@ func (r Row) Against(name string, ours, ref []float64) Row {
 		ratios[i] = ours[i] / ref[i]
 	}
 	median, ratio := Median(ref), Median(ratios)
-	r.RefName, r.Ref, r.Ratio = name, &median, &ratio
+	return r.Beside(name, median, ratio)
+}
+
+// Beside is Against for a benchmark that has its own way to a reference's figure and to the ratio.
+func (r Row) Beside(name string, ref, ratio float64) Row {
+	r.RefName, r.Ref, r.Ratio = name, &ref, &ratio
 	return r
 }
 
-// AtMost sets an upper bound as target, AtLeast a lower one.
+// WithSpread replaces the spread, for a benchmark whose rounds have outliers: it says in its report's About what the spread is instead.
+func (r Row) WithSpread(spread float64) Row { r.Spread = spread; return r }
+
+// AtMost sets an upper bound as target, AtLeast a lower one: of the ratio when the row has been compared before, else of the figure itself.
 func (r Row) AtMost(target float64) Row  { r.below = true; return r.judged(target) }
 func (r Row) AtLeast(target float64) Row { r.below = false; return r.judged(target) }
 
@@ -72,6 +81,8 @@ type Report struct {
 	Bench string `json:"bench"`
 	Host  string `json:"host"`
 	Rows  []Row  `json:"rows"`
+
+	About string `json:"-"` // how it was measured, for people: rounds, statistics
 }
 
 // New returns an empty report of this machine.
@@ -80,9 +91,21 @@ func New(bench string) *Report { return &Report{Bench: bench, Host: Host()} }
 // Add appends rows.
 func (r *Report) Add(rows ...Row) { r.Rows = append(r.Rows, rows...) }
 
+// Finish prints the table and writes dir/BENCH.json.
+func (r *Report) Finish(w io.Writer, dir string) error {
+	if err := r.Print(w); err != nil {
+		return err
+	}
+	_, err := r.Write(dir)
+	return err
+}
+
 // Print writes the table.
 func (r *Report) Print(w io.Writer) error {
 	fmt.Fprintln(w, r.Host)
+	if r.About != "" {
+		fmt.Fprintln(w, r.About)
+	}
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(t, "CASE\tMETRIC\tOURS\tREFERENCE\t\tUNIT\tRATIO\tSPREAD\tTARGET\tHOLDS")
 	for _, row := range r.Rows {
@@ -154,6 +177,20 @@ func Median(v []float64) float64 {
 		return (s[n/2-1] + s[n/2]) / 2
 	}
 	return s[len(s)/2]
+}
+
+// Quantile returns the value of v below which a share q of it lies; v is not empty.
+func Quantile[T cmp.Ordered](v []T, q float64) T {
+	s := slices.Sorted(slices.Values(v))
+	return s[int(q*float64(len(s)-1)+0.5)]
+}
+
+// Quartiles returns the distance of the quartiles by the median: a spread that single outliers do not move.
+func Quartiles(v []float64) float64 {
+	if m := Quantile(v, 0.5); m != 0 {
+		return (Quantile(v, 0.75) - Quantile(v, 0.25)) / m
+	}
+	return 0
 }
 
 // Spread returns (max-min)/median of v.

@@ -7,21 +7,20 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"runtime/pprof"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/textlogger"
+
+	"github.com/fairlead/fairlead/hack/bench/report"
 )
 
 // result is one run of one workload.
@@ -45,31 +44,6 @@ func cpuTime() time.Duration {
 		return 0
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
-func (r *result) quantile(q float64) time.Duration {
-	sorted := slices.Sorted(slices.Values(r.latency))
-	return sorted[int(q*float64(len(sorted)-1))]
-}
-
-// row is one line of the JSON that all benchmarks of this repository write.
-type row struct {
-	Case    string   `json:"case"`
-	Metric  string   `json:"metric"`
-	Unit    string   `json:"unit"`
-	Ours    float64  `json:"ours"`
-	RefName string   `json:"ref_name,omitempty"`
-	Ref     *float64 `json:"ref"`
-	Ratio   *float64 `json:"ratio"`
-	Spread  float64  `json:"spread"`
-	Target  *float64 `json:"target"`
-	Holds   *bool    `json:"holds"`
-}
-
-type report struct {
-	Bench string `json:"bench"`
-	Host  string `json:"host"`
-	Rows  []row  `json:"rows"`
 }
 
 // cpuProfile is where profiled writes to; empty means nowhere.
@@ -119,34 +93,25 @@ func run() error {
 	if *quick {
 		*nodes, *pods, *rounds, *steady = 500, 2000, 1, 200
 	}
-	host, _ := os.Hostname()
-	rep := report{Bench: "scheduler", Host: fmt.Sprintf("%s %s/%s %d CPUs", host, runtime.GOOS, runtime.GOARCH, runtime.NumCPU())}
-	table := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(table, "part\tcase\tpods\tpods/s\tspread\ttarget\tCPU/pod\tp50\tp99\tqueueing\tvictims\t\n")
+	rep := report.New("scheduler")
+	rep.About = fmt.Sprintf("%d nodes, up to %d pods; medians of %d rounds; latencies are of the middle round", *nodes, *pods, *rounds)
 	for _, part := range []string{"core", "server"} {
 		for _, w := range workloads {
 			if *parts != "" && *parts != part || !strings.Contains(w.name, *only) || part == "server" && w.target == 0 {
 				continue
 			}
-			rows, err := measure(table, part, w, *nodes, *pods, *rounds, *steady)
+			rows, err := measure(part, w, *nodes, *pods, *rounds, *steady)
 			if err != nil {
 				return err
 			}
-			rep.Rows = append(rep.Rows, rows...)
+			rep.Add(rows...)
 		}
 	}
-	if err := os.MkdirAll(*out, 0o755); err != nil {
-		return err
-	}
-	data, err := json.MarshalIndent(rep, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(*out, "scheduler.json"), append(data, '\n'), 0o644)
+	return rep.Finish(os.Stdout, *out)
 }
 
-// measure runs one case and prints its line.
-func measure(table *tabwriter.Writer, part string, w workload, nodes, pods, rounds, steady int) ([]row, error) {
+// measure runs one case and says on standard error how far it is: a case of the whole size takes minutes.
+func measure(part string, w workload, nodes, pods, rounds, steady int) ([]report.Row, error) {
 	count := min(pods, w.limit(nodes))
 	if part == "server" {
 		count -= min(steady, count/2)
@@ -168,24 +133,27 @@ func measure(table *tabwriter.Writer, part string, w workload, nodes, pods, roun
 		runs = append(runs, r)
 	}
 	slices.SortFunc(runs, func(a, b result) int { return cmp.Compare(a.rate(), b.rate()) })
-	middle := runs[len(runs)/2]
-	median := middle.rate()
-	spread := (runs[len(runs)-1].rate() - runs[0].rate()) / median
-	throughput := row{Case: part + "/" + w.name, Metric: "throughput", Unit: "pods/s", Ours: median, Spread: spread}
-	target, what := "-", "decision"
-	if part == "server" {
-		what = "creation to binding"
-		holds := median >= w.target
-		throughput.Target, throughput.Holds = &w.target, &holds
-		target = fmt.Sprintf("%.0f", w.target)
+	var rates []float64
+	for _, r := range runs {
+		rates = append(rates, r.rate())
 	}
-	p50, p99 := middle.quantile(0.5), middle.quantile(0.99)
-	fmt.Fprintf(table, "%s\t%s\t%d\t%.0f\t%.0f%%\t%s\t%v\t%v\t%v\t%v\t%d\t\n", part, w.name, count, median, 100*spread, target,
-		middle.cpuPerPod().Round(time.Microsecond/10), p50.Round(time.Microsecond/10),
-		p99.Round(time.Microsecond/10), middle.queued.Round(time.Millisecond), middle.victims)
-	table.Flush()
-	return []row{throughput,
-		{Case: part + "/" + w.name, Metric: "CPU per pod", Unit: "us", Ours: float64(middle.cpuPerPod().Nanoseconds()) / 1000},
-		{Case: part + "/" + w.name, Metric: what + " p50", Unit: "us", Ours: float64(p50.Nanoseconds()) / 1000},
-		{Case: part + "/" + w.name, Metric: what + " p99", Unit: "us", Ours: float64(p99.Nanoseconds()) / 1000}}, nil
+	middle := runs[len(runs)/2]
+	name, what := fmt.Sprintf("%s/%s, %d pods", part, w.name, count), "decision"
+	throughput := report.Figure(name, "throughput", "pods/s", rates...)
+	if part == "server" {
+		what, throughput = "creation to binding", throughput.AtLeast(w.target)
+	}
+	fmt.Fprintf(os.Stderr, "%s: %.0f pods/s\n", name, throughput.Ours)
+	rows := []report.Row{throughput,
+		report.Figure(name, "CPU per pod", "us", microseconds(middle.cpuPerPod())),
+		report.Figure(name, what+" p50", "us", microseconds(report.Quantile(middle.latency, 0.5))),
+		report.Figure(name, what+" p99", "us", microseconds(report.Quantile(middle.latency, 0.99))),
+		report.Figure(name, "queueing of all", "ms", microseconds(middle.queued)/1000),
+	}
+	if middle.victims > 0 {
+		rows = append(rows, report.Figure(name, "victims", "pods", float64(middle.victims)))
+	}
+	return rows, nil
 }
+
+func microseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }

@@ -69,11 +69,7 @@ func run(ctx context.Context) error {
 		report.Figure("three nodes", "Ready", "s", three...),
 		report.Figure("three nodes", "sample's DNS name answers", "s", answered...).AtMost(15),
 	)
-	if err := r.Print(os.Stdout); err != nil {
-		return err
-	}
-	_, err := r.Write(*out)
-	return err
+	return r.Finish(os.Stdout, *out)
 }
 
 type bench struct {

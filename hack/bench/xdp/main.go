@@ -121,7 +121,7 @@ func cases() []measured {
 }
 
 func (r *rig) measure(rounds, repeat int, out string) error {
-	rep := newReport(rounds, repeat)
+	rep := newFigures(rounds, repeat)
 	for range rounds {
 		for _, c := range cases() {
 			ns, err := r.once(&c, repeat)
@@ -143,7 +143,7 @@ func (r *rig) measure(rounds, repeat int, out string) error {
 		}
 		rep.programs[name] = program{verified: n, bytes: size}
 	}
-	return rep.write(os.Stdout, out)
+	return rep.finish(os.Stdout, out)
 }
 
 // once measures one case once: ns per packet, that of making it included. Connections that the packets need are there before.
