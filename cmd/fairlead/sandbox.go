@@ -47,7 +47,10 @@ func sandboxUp(f *sandboxFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Start the sandbox and wait until its nodes are Ready",
-		Args:  cobra.NoArgs,
+		Example: `  fairlead sandbox up
+  fairlead sandbox up --nodes 5 --servers 3 --dual
+  fairlead sandbox --name other up --nodes 1 --api-port 6543 --image out/images/sample.tar`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := f.open()
 			if err != nil {
@@ -80,7 +83,9 @@ func sandboxDown(f *sandboxFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "down",
 		Short: "End the sandbox and remove everything it made",
-		Args:  cobra.NoArgs,
+		Example: `  fairlead sandbox down
+  fairlead sandbox --name other down`,
+		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			s, err := f.open()
 			if err != nil {
@@ -96,7 +101,9 @@ func sandboxStatus(f *sandboxFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the hosts of the sandbox and what they run",
-		Args:  cobra.NoArgs,
+		Example: `  fairlead sandbox status
+  fairlead sandbox status -o json`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := f.open()
 			if err != nil {
@@ -139,13 +146,16 @@ func sandboxNode(f *sandboxFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "node",
 		Short: "Start, stop, kill, restart, crash, partition or heal a node",
+		Example: `  fairlead sandbox node kill agent-1
+  fairlead sandbox node restart agent-1 --binary ./bin/fairlead`,
 	}
 	control := func(verb sandbox.Verb, short string) *cobra.Command {
 		var binary string
 		c := &cobra.Command{
-			Use:   string(verb) + " NODE",
-			Short: short,
-			Args:  cobra.ExactArgs(1),
+			Use:     string(verb) + " NODE",
+			Short:   short,
+			Example: "  fairlead sandbox node " + string(verb) + " agent-1",
+			Args:    cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				s, err := f.open()
 				if err != nil {
@@ -170,9 +180,10 @@ func sandboxNode(f *sandboxFlags) *cobra.Command {
 	}
 	link := func(use, short string, up bool) *cobra.Command {
 		return &cobra.Command{
-			Use:   use + " NODE",
-			Short: short,
-			Args:  cobra.ExactArgs(1),
+			Use:     use + " NODE",
+			Short:   short,
+			Example: "  fairlead sandbox node " + use + " agent-1",
+			Args:    cobra.ExactArgs(1),
 			RunE: func(_ *cobra.Command, args []string) error {
 				s, err := f.open()
 				if err != nil {
@@ -198,7 +209,9 @@ func sandboxShell(f *sandboxFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "shell HOST [-- COMMAND...]",
 		Short: "Run a shell, or a command, inside a host of the sandbox",
-		Args:  cobra.MinimumNArgs(1),
+		Example: `  fairlead sandbox shell agent-1
+  fairlead sandbox shell server-1 -- flctl lb list`,
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := f.open()
 			if err != nil {
@@ -221,9 +234,13 @@ func sandboxLoad(f *sandboxFlags) *cobra.Command {
 		Use:   "load",
 		Short: "Send a bounded, open-loop HTTP load from a host of the sandbox",
 		Example: `  fairlead sandbox load --url http://10.112.0.1/ --rate 500 --duration 10s
-  fairlead sandbox load --from agent-1 --url http://10.96.12.34/ --rate 500 --reuse`,
+  fairlead sandbox load --from agent-1 --url http://10.96.12.34/ --rate 500 --reuse
+  fairlead sandbox load --url http://10.112.0.1/ -o hdr > latencies.hgrm`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "" && output != "json" && output != "hdr" {
+				return fmt.Errorf("output %q: want json or hdr", output)
+			}
 			if !here {
 				s, err := f.open()
 				if err != nil {
@@ -249,8 +266,11 @@ func sandboxLoad(f *sandboxFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if output == "json" {
+			switch output {
+			case "json":
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(r)
+			case "hdr":
+				return r.PrintDistribution(cmd.OutOrStdout())
 			}
 			r.Print(cmd.OutOrStdout())
 			return nil
@@ -262,7 +282,7 @@ func sandboxLoad(f *sandboxFlags) *cobra.Command {
 	cmd.Flags().DurationVar(&o.Duration, "duration", 10*time.Second, "how long to start requests")
 	cmd.Flags().DurationVar(&o.Timeout, "timeout", 5*time.Second, "time limit of one request")
 	cmd.Flags().BoolVar(&o.Reuse, "reuse", false, "keep connections open between requests")
-	cmd.Flags().StringVarP(&output, "output", "o", "", "output format: json")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "output format: json, or hdr for the distribution of latencies as HdrHistogram's plotters read it")
 	cmd.Flags().BoolVar(&untilEOF, "until-eof", false, "end the load early when standard input ends")
 	cmd.Flags().BoolVar(&here, "here", false, "")
 	cmd.Flags().Lookup("here").Hidden = true
@@ -275,7 +295,9 @@ func sandboxSample(f *sandboxFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "sample",
 		Short: "Deploy the sample application and send it requests by every way into it",
-		Args:  cobra.NoArgs,
+		Example: `  fairlead sandbox sample
+  fairlead sandbox sample -f my-copy.yaml`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := f.open()
 			if err != nil {

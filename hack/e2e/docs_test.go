@@ -72,7 +72,10 @@ func runBlock(t *testing.T, page string, b block) {
 	}
 }
 
-// commandBlocks returns the blocks fenced as sh.
+// loose is a command that would never be run because its block is not fenced as sh.
+var loose = regexp.MustCompile(`^    (fairlead|flctl|kubectl|make|apt-get|ip) `)
+
+// commandBlocks returns the blocks fenced as sh. A page with commands elsewhere is an error.
 func commandBlocks(page string) ([]block, error) {
 	b, err := os.ReadFile(page)
 	if err != nil {
@@ -88,6 +91,8 @@ func commandBlocks(page string) ([]block, error) {
 			open = nil
 		case open != nil:
 			open.command += line + "\n"
+		case loose.MatchString(line):
+			return nil, fmt.Errorf("line %d: %q is not in a block fenced as sh", i+1, strings.TrimSpace(line))
 		case line == "```sh":
 			open = &block{line: i + 2}
 			if m := directive.FindStringSubmatch(before); m != nil && m[1] == "run" {

@@ -51,11 +51,23 @@ type Result struct {
 	P99      time.Duration  `json:"p99Ns"`
 	P999     time.Duration  `json:"p999Ns"`
 	Max      time.Duration  `json:"maxNs"`
-	Elapsed  time.Duration  `json:"elapsedNs"`
+	// Latencies is the whole distribution of the answered requests, finer towards its end.
+	Latencies []Point       `json:"latencies,omitempty"`
+	Elapsed   time.Duration `json:"elapsedNs"`
 	// LastFailure is when the last request that failed was due; zero when none did.
 	LastFailure time.Time `json:"lastFailure,omitzero"`
 	Rate        float64   `json:"ratePerSecond"` // answered
 }
+
+// Point says that Count requests, which are Percent of all answered ones, took at most Latency.
+type Point struct {
+	Percent float64       `json:"percent"`
+	Latency time.Duration `json:"ns"`
+	Count   int64         `json:"count"`
+}
+
+// halvings is how many points lie between a percentile and the one half as far from 100.
+const halvings = 5
 
 // BackendHeader names the backend in an answer.
 const BackendHeader = "X-Backend"
@@ -148,6 +160,11 @@ arrivals:
 	r.P99 = time.Duration(g.hist.ValueAtQuantile(99))
 	r.P999 = time.Duration(g.hist.ValueAtQuantile(99.9))
 	r.Max = time.Duration(g.hist.Max())
+	if r.OK > 0 {
+		for _, b := range g.hist.CumulativeDistributionWithTicks(halvings) {
+			r.Latencies = append(r.Latencies, Point{Percent: b.Quantile, Latency: time.Duration(b.ValueAt), Count: b.Count})
+		}
+	}
 	r.Rate = float64(r.OK) / r.Elapsed.Seconds()
 	return *r
 }
@@ -222,6 +239,19 @@ func (r Result) Print(w io.Writer) {
 	for kind, n := range r.Errors {
 		fmt.Fprintf(w, "  error   %-40s %6d\n", kind, n)
 	}
+}
+
+// PrintDistribution writes the latencies as plotters of HdrHistogram read them: milliseconds, share, count, 1/(1-share).
+func (r Result) PrintDistribution(w io.Writer) error {
+	fmt.Fprintf(w, "%12s %14s %10s %14s\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)")
+	for _, p := range r.Latencies {
+		share := p.Percent / 100
+		_, err := fmt.Fprintf(w, "%12.3f %14.12f %10d %14.2f\n", float64(p.Latency)/1e6, share, p.Count, 1/(1-share))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func round(d time.Duration) time.Duration { return d.Round(time.Microsecond) }

@@ -126,3 +126,27 @@ func TestRunRefusesUnboundedLoad(t *testing.T) {
 		}
 	}
 }
+
+func TestDistributionCountsEveryAnswer(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer server.Close()
+	r, err := Run(t.Context(), Options{URL: server.URL + "/", Rate: 500, Duration: 200 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Latencies) < 2 {
+		t.Fatalf("%d points of %d answers", len(r.Latencies), r.OK)
+	}
+	for i, p := range r.Latencies[1:] {
+		if before := r.Latencies[i]; p.Latency < before.Latency || p.Percent < before.Percent || p.Count < before.Count {
+			t.Errorf("point %+v after %+v", p, before)
+		}
+	}
+	if last := r.Latencies[len(r.Latencies)-1]; last.Count != r.OK || last.Percent != 100 {
+		t.Errorf("the last point is %+v, want all %d answers", last, r.OK)
+	}
+	var out strings.Builder
+	if err := r.PrintDistribution(&out); err != nil || strings.Count(out.String(), "\n") != len(r.Latencies)+2 {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+}
