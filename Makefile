@@ -15,7 +15,7 @@ UP_FLAGS      ?= --dual
 
 # What building and running need, as Debian package names.
 DEPS_BUILD := clang-19 llvm-19 libbpf-dev linux-libc-dev
-DEPS_RUN   := runc util-linux
+DEPS_RUN   := runc util-linux ca-certificates
 DEPS_TEST  := iproute2 iptables nftables iperf3 containernetworking-plugins busybox-static dbus-daemon libc6-dev musl-dev
 DEPS_VM    := qemu-system-x86 kmod
 
@@ -27,11 +27,19 @@ help: ## List the targets
 
 .PHONY: deps
 deps: ## Install every Debian package that building, running and testing need
-	@missing=$$(for p in $(DEPS_BUILD) $(DEPS_RUN) $(DEPS_TEST) $(DEPS_MORE); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	@$(call install,$(DEPS_BUILD) $(DEPS_RUN) $(DEPS_TEST) $(DEPS_MORE))
+
+.PHONY: deps-run
+deps-run: ## Install the Debian packages that a cluster needs, and no more
+	@$(call install,$(DEPS_RUN))
+
+define install
+	missing=$$(for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ]; then echo "root is needed to install:" $$missing >&2; exit 1; fi; \
 	echo "installing:" $$missing; \
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+endef
 
 .PHONY: build
 build: bin/fairlead bin/fairlead-shim bin/fairlead-dns bin/fairlead-cni bin/flctl ## Build the executables into bin/
@@ -51,7 +59,10 @@ images: ## Build the sample's container image into out/images
 	$(GO) run ./hack/images program -name fairlead.io/sample:latest -entrypoint /sample -o out/images/sample.tar out/sample/sample=/sample
 
 .PHONY: up
-up: deps build images ## Start a three-node cluster on this machine, deploy the sample and send it requests
+up: ## Start a three-node cluster on this machine, deploy the sample and send it requests
+	@for stage in deps-run build images; do \
+		begin=$$SECONDS; $(MAKE) -s --no-print-directory $$stage || exit; printf '%7ds  (+%4ds)  make %s\n' $$SECONDS $$((SECONDS - begin)) $$stage; \
+	done
 	bin/fairlead sandbox --name $(SANDBOX) up --nodes $(NODES) $(UP_FLAGS) --image out/images/sample.tar
 	bin/fairlead sandbox --name $(SANDBOX) sample
 

@@ -45,6 +45,7 @@ func TestDocs(t *testing.T) {
 			continue
 		}
 		t.Run(filepath.Base(page), func(t *testing.T) {
+			defer restoreSample(t)
 			for _, b := range blocks {
 				if b.skip == "" {
 					runBlock(t, page, b)
@@ -52,6 +53,13 @@ func TestDocs(t *testing.T) {
 			}
 		})
 	}
+}
+
+// restoreSample deploys again what a page took away: a drained node's bare pods do not come back by themselves.
+func restoreSample(t *testing.T) {
+	t.Helper()
+	kubectl(t, "apply", "-f", manifest)
+	kubectl(t, "-n", "sample", "wait", "pod/client", "--for=condition=Ready", "--timeout=60s")
 }
 
 func runBlock(t *testing.T, page string, b block) {
