@@ -12,7 +12,7 @@ root=$1; shift
 go=$(dirname "$(dirname "$(readlink -f "$(command -v go)")")")
 command -v mmdebstrap >/dev/null || { echo "mmdebstrap is missing: apt-get install mmdebstrap" >&2; exit 1; }
 if [ ! -e "$root/etc/debian_version" ]; then
-  mmdebstrap --variant=apt --include=make,git,ca-certificates bookworm "$root"
+  mmdebstrap --variant=minbase --include=make,git,ca-certificates bookworm "$root"
 fi
 [ -e "$root/src" ] || git clone -q "$repo" "$root/src"
 cp -L /etc/resolv.conf "$root/etc/resolv.conf"
