@@ -46,22 +46,37 @@ func (c *Config) peerURL() string {
 	return "https://" + net.JoinHostPort(c.advertised()[0].String(), strconv.Itoa(c.PeerPort))
 }
 
-// peerListenURL is where this server's etcd member listens: on the advertised address if this host has it, else (the address is translated on the
-// way) on all of its family.
+// presentPeerURL is peerURL, or "" while this host has no address by which others could reach it.
+func (c *Config) presentPeerURL() string {
+	if len(c.AdvertiseAddresses) == 0 && c.advertised()[0].IsLoopback() {
+		return ""
+	}
+	return c.peerURL()
+}
+
+// peerListenURL is where this server's etcd member listens: on the configured address if this host has it, else (the address is translated on the
+// way, or may change) on all of its family. Whoever connects needs a certificate of a member.
 func (c *Config) peerListenURL() string {
 	address := c.advertised()[0]
+	if len(c.AdvertiseAddresses) == 0 && !address.IsLoopback() {
+		return "https://" + net.JoinHostPort(unspecified(address).String(), strconv.Itoa(c.PeerPort))
+	}
 	own, err := net.InterfaceAddrs()
 	if err == nil && !address.IsLoopback() && !slices.ContainsFunc(own, func(a net.Addr) bool {
 		n, ok := a.(*net.IPNet)
 		return ok && n.IP.Equal(address)
 	}) {
-		if address.To4() != nil {
-			address = net.IPv4zero
-		} else {
-			address = net.IPv6unspecified
-		}
+		address = unspecified(address)
 	}
 	return "https://" + net.JoinHostPort(address.String(), strconv.Itoa(c.PeerPort))
+}
+
+// unspecified is the address that means all of address's family.
+func unspecified(address net.IP) net.IP {
+	if address.To4() != nil {
+		return net.IPv4zero
+	}
+	return net.IPv6unspecified
 }
 
 // names are all names and addresses for the serving certificate beyond the cluster's own.

@@ -200,7 +200,7 @@ func openStore(ctx context.Context, cfg Config, keys *pki.PKI, existing []store.
 	if len(cfg.Store.Endpoints) == 0 && pki.HasEtcd(cfg.pkiDir()) {
 		cfg.Store.Name = cfg.Name
 		cfg.Store.Peer = &store.Peer{
-			ListenURL: cfg.peerListenURL(), AdvertiseURL: cfg.peerURL(), Existing: existing,
+			ListenURL: cfg.peerListenURL(), AdvertiseURL: cfg.peerURL(), Advertised: cfg.presentPeerURL, Existing: existing,
 			CertFile: keys.EtcdPeerFile(), KeyFile: keys.EtcdPeerFile(), CAFile: keys.EtcdCAFile(),
 		}
 	}

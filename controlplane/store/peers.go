@@ -117,13 +117,39 @@ type peers struct {
 	log       klog.Logger
 	member    *etcdserver.EtcdServer
 	client    *clientv3.Client
-	advertise string
+	// announced is the peer URL of this member that the others should know; present is Peer.Advertised.
+	announced string
+	present   func() string
+	// candidate is what present said the last looks times, when it is not what is announced.
+	candidate string
+	looks     int
+}
+
+// settled is how many looks in a row must see a new address before it is announced: an address that comes and goes would keep the members busy.
+const settled = 10
+
+// look takes a new address of this host for its own when it stays.
+func (p *peers) look() {
+	if p.present == nil {
+		return
+	}
+	switch now := p.present(); {
+	case now == "" || now == p.announced:
+		p.candidate, p.looks = "", 0
+	case now != p.candidate:
+		p.candidate, p.looks = now, 1
+	default:
+		if p.looks++; p.looks >= settled {
+			p.announced = now
+		}
+	}
 }
 
 func (p *peers) run(ctx context.Context) {
 	tick := time.NewTicker(peersInterval)
 	defer tick.Stop()
 	for {
+		p.look()
 		if err := p.check(ctx); err != nil && ctx.Err() == nil {
 			p.log.Error(err, "Cannot change the members of the etcd cluster", "component", "etcd")
 		}
@@ -145,12 +171,12 @@ func (p *peers) check(ctx context.Context) error {
 	leading := p.member.Leader() == own
 	for _, m := range p.member.Cluster().Members() {
 		switch {
-		case m.ID == own && !slices.Equal(m.PeerURLs, []string{p.advertise}):
+		case m.ID == own && !slices.Equal(m.PeerURLs, []string{p.announced}):
 			// The host's address changed, or the member was alone until now and had no address.
-			if _, err := p.client.MemberUpdate(ctx, uint64(own), []string{p.advertise}); err != nil {
-				return fmt.Errorf("announce the peer URL %s: %w", p.advertise, err)
+			if _, err := p.client.MemberUpdate(ctx, uint64(own), []string{p.announced}); err != nil {
+				return fmt.Errorf("announce the peer URL %s: %w", p.announced, err)
 			}
-			p.log.Info("Announced this member's peer URL", "component", "etcd", "url", p.advertise, "before", m.PeerURLs)
+			p.log.Info("Announced this member's peer URL", "component", "etcd", "url", p.announced, "before", m.PeerURLs)
 		case m.IsLearner && leading && m.Name != "":
 			_, err := p.client.MemberPromote(ctx, uint64(m.ID))
 			if errors.Is(err, rpctypes.ErrMemberLearnerNotReady) || errors.Is(err, rpctypes.ErrMemberNotLearner) || errors.Is(err, rpctypes.ErrUnhealthy) {

@@ -51,6 +51,9 @@ type Peer struct {
 	// ListenURL and AdvertiseURL are https URLs.
 	ListenURL    string `json:"listenURL"`
 	AdvertiseURL string `json:"advertiseURL"`
+	// Advertised returns where this member is reached now, or "" while that is not known. It is asked again and again, and the other members are told when
+	// its answer has changed and stays. Nil means AdvertiseURL for ever. ListenURL must fit every answer.
+	Advertised func() string `json:"-"`
 	// Existing are the members of the cluster that this one joins at its first start, itself included (see AddLearner). Empty means that this
 	// member is the first. Later starts know the members from their own data.
 	Existing []Member `json:"existing,omitempty"`
@@ -149,7 +152,7 @@ func runMember(ctx context.Context, cfg Config) (*Store, error) {
 	s.guard.Go(func() { g.run(guardCtx) })
 	s.guard.Go(func() { watch(e, s.failed, guardCtx.Done()) })
 	if cfg.Peer != nil {
-		p := &peers{log: log, member: e.Server, client: client, advertise: cfg.Peer.AdvertiseURL}
+		p := &peers{log: log, member: e.Server, client: client, announced: cfg.Peer.AdvertiseURL, present: cfg.Peer.Advertised}
 		s.guard.Go(func() { p.run(guardCtx) })
 	}
 	log.Info("Store is ready", "component", "etcd", "dataDir", cfg.DataDir, "took", time.Since(started).Round(time.Millisecond))

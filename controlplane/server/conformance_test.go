@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package apiserver_test
+package server
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -24,6 +26,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/utils/ptr"
 
 	"github.com/fairlead/fairlead/controlplane/apiserver/apitest"
@@ -32,7 +35,13 @@ import (
 // TestPublishedBehaviours does, without a running pod, what entries of Kubernetes' test/conformance/testdata/conformance.yaml describe and no other test
 // of ours did. The names of the cases are the entries'.
 func TestPublishedBehaviours(t *testing.T) {
-	cfg := apitest.Start(t, apitest.Options{})
+	env, stop := start(t, shortDir(t))
+	defer stop()
+	cfg, err := clientcmd.BuildConfigFromFlags("", env.AdminKubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.QPS = -1
 	client := kubernetes.NewForConfigOrDie(cfg)
 	for _, c := range []struct {
 		name string
@@ -53,6 +62,33 @@ func TestPublishedBehaviours(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, cfg, client) })
 	}
+}
+
+// raw sends a request that no typed client would and returns status and body of the answer.
+func raw(t *testing.T, cfg *rest.Config, method, path, contentType, accept string, body []byte) (int, []byte) {
+	t.Helper()
+	client, err := rest.HTTPClientFor(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.NewRequestWithContext(t.Context(), method, cfg.Host+path, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Accept", accept)
+	if contentType != "" {
+		r.Header.Set("Content-Type", contentType)
+	}
+	response, err := client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	data, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, data
 }
 
 // soon waits until f returns nil.
@@ -88,7 +124,7 @@ func serverVersion(t *testing.T, _ *rest.Config, client kubernetes.Interface) {
 
 func noTableWithoutMetadata(t *testing.T, cfg *rest.Config, _ kubernetes.Interface) {
 	body := []byte(`{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectAccessReview","spec":{"resourceAttributes":{"verb":"get","resource":"pods"}}}`)
-	status, _, answer := raw(t, cfg, "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "application/json", "application/json;as=Table;v=v1;g=meta.k8s.io", body)
+	status, answer := raw(t, cfg, "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "application/json", "application/json;as=Table;v=v1;g=meta.k8s.io", body)
 	if status != http.StatusNotAcceptable {
 		t.Errorf("a table of a review: status %d, want 406: %s", status, answer)
 	}
@@ -164,6 +200,11 @@ func quotaStatus(t *testing.T, _ *rest.Config, client kubernetes.Interface) {
 	if _, err := quotas.Create(t.Context(), q, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	defer func() { // it would bound the pods of other cases
+		if err := quotas.Delete(t.Context(), "status", metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	}()
 	got, err := quotas.Patch(t.Context(), "status", types.MergePatchType, []byte(`{"spec":`+hard("1")+`,"status":`+hard("750m")+`}`), metav1.PatchOptions{}, "status")
 	if err != nil {
 		t.Fatal(err)
@@ -226,8 +267,8 @@ func publishedVersions(t *testing.T, cfg *rest.Config, _ kubernetes.Interface) {
 	published := func(version string, want bool) {
 		t.Helper()
 		soon(t, fmt.Sprintf("%s published: %t", version, want), func() error {
-			_, _, v2 := raw(t, cfg, "GET", "/openapi/v2", "", "application/json", nil)
-			status, _, v3 := raw(t, cfg, "GET", "/openapi/v3/apis/masts.example.com/"+version, "", "application/json", nil)
+			_, v2 := raw(t, cfg, "GET", "/openapi/v2", "", "application/json", nil)
+			status, v3 := raw(t, cfg, "GET", "/openapi/v3/apis/masts.example.com/"+version, "", "application/json", nil)
 			var d struct {
 				Definitions map[string]struct {
 					Kinds []metav1.GroupVersionKind `json:"x-kubernetes-group-version-kind"`
@@ -237,7 +278,8 @@ func publishedVersions(t *testing.T, cfg *rest.Config, _ kubernetes.Interface) {
 				return err
 			}
 			mast, there := d.Definitions["com.example.masts."+version+".Mast"]
-			if there != want || (status == 200) != want {
+			// The library never takes a version out of version 3 that is no longer served, but the published test looks at version 2 only.
+			if there != want || want && status != 200 {
 				return fmt.Errorf("in version 2: %t, version 3 answers %d", there, status)
 			}
 			if want && (len(mast.Kinds) != 1 || mast.Kinds[0] != metav1.GroupVersionKind{Group: "masts.example.com", Version: version, Kind: "Mast"} || !strings.Contains(string(v3), "Specification of Mast")) {
@@ -261,7 +303,7 @@ func customFieldValidation(t *testing.T, cfg *rest.Config, _ kubernetes.Interfac
 		"properties":{"template":{"type":"object","x-kubernetes-embedded-resource":true,"properties":{"apiVersion":{"type":"string"},"kind":{"type":"string"},"metadata":{"type":"object"}}}}}}}`, "v1"))
 	post := func(body string) (int, string) {
 		const path = "/apis/sails.example.com/v1/namespaces/default/sails?fieldValidation=Strict"
-		status, _, answer := raw(t, cfg, "POST", path, "application/json", "application/json", []byte(body))
+		status, answer := raw(t, cfg, "POST", path, "application/json", "application/json", []byte(body))
 		return status, string(answer)
 	}
 	soon(t, "sails are served", func() error {
@@ -407,7 +449,7 @@ func failClosed(t *testing.T, _ *rest.Config, client kubernetes.Interface) {
 	defer hooks.Delete(t.Context(), "closed", metav1.DeleteOptions{})
 	soon(t, "secrets are refused", func() error {
 		_, err := client.CoreV1().Secrets("default").Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{GenerateName: "s-"}}, metav1.CreateOptions{})
-		if !apierrors.IsInternalError(err) || !strings.Contains(err.Error(), "closed.example.com") {
+		if !apierrors.IsInternalError(err) || !strings.Contains(err.Error(), "closed.example.com") || !strings.Contains(err.Error(), "certificate") {
 			return fmt.Errorf("create a secret: %v", err)
 		}
 		return nil
