@@ -3,6 +3,7 @@
 package server
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -10,7 +11,9 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/tools/clientcmd"
 )
 
 // TestDiscoveryIsKubernetes compares every group, version, resource, subresource, kind, scope, verb, short name, category and hash of the storage
@@ -105,4 +108,80 @@ func resourceLine(groupVersion string, r metav1.APIResource) string {
 		line += " hash=" + r.StorageVersionHash
 	}
 	return line
+}
+
+// TestOpenAPIKnowsEveryKind looks for every kind of discovery in OpenAPI v2 and in its group version's document of OpenAPI v3: a definition that says
+// which kind it is, and the paths of the resource and its subresources.
+func TestOpenAPIKnowsEveryKind(t *testing.T) {
+	env, stop := start(t, shortDir(t))
+	defer stop()
+	cfg, err := clientcmd.BuildConfigFromFlags("", env.AdminKubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type definition struct {
+		Kinds []metav1.GroupVersionKind `json:"x-kubernetes-group-version-kind"`
+	}
+	type document struct {
+		Paths       map[string]map[string]any
+		Definitions map[string]definition
+		Components  struct{ Schemas map[string]definition }
+	}
+	read := func(path string) (d document) {
+		t.Helper()
+		status, data := raw(t, cfg, "GET", path, "", "application/json", nil)
+		if err := json.Unmarshal(data, &d); status != 200 || err != nil {
+			t.Errorf("GET %s: status %d, %v", path, status, err)
+		}
+		return d
+	}
+	v2 := read("/openapi/v2")
+	_, lists, err := discovery.NewDiscoveryClientForConfigOrDie(cfg).ServerGroupsAndResources()
+	if err != nil {
+		t.Fatal(err)
+	}
+	has := func(definitions map[string]definition, kind metav1.GroupVersionKind) bool {
+		for _, d := range definitions {
+			if slices.Contains(d.Kinds, kind) {
+				return true
+			}
+		}
+		return false
+	}
+	for _, l := range lists {
+		gv, err := schema.ParseGroupVersion(l.GroupVersion)
+		if err != nil {
+			t.Fatal(err)
+		}
+		root := "apis/" + l.GroupVersion
+		if gv.Group == "" {
+			root = "api/" + gv.Version
+		}
+		v3 := read("/openapi/v3/" + root)
+		for _, r := range l.APIResources {
+			resource, sub, isSub := strings.Cut(r.Name, "/")
+			path := "/" + root + "/" + resource
+			if r.Namespaced {
+				path = "/" + root + "/namespaces/{namespace}/" + resource
+			}
+			if isSub {
+				path += "/{name}/" + sub
+			}
+			for version, d := range map[string]document{"v2": v2, "v3": v3} {
+				if d.Paths[path] == nil {
+					t.Errorf("OpenAPI %s lacks the path %s", version, path)
+				}
+			}
+			kind := metav1.GroupVersionKind{Group: gv.Group, Version: gv.Version, Kind: r.Kind}
+			if isSub && strings.HasSuffix(r.Kind, "Options") {
+				continue // what is connected to takes its options from the query
+			}
+			if r.Version != "" {
+				kind.Group, kind.Version = r.Group, r.Version
+			}
+			if !has(v2.Definitions, kind) || !has(v3.Components.Schemas, kind) {
+				t.Errorf("%s: OpenAPI v2 knows its kind %v: %t, v3: %t", r.Name, kind, has(v2.Definitions, kind), has(v3.Components.Schemas, kind))
+			}
+		}
+	}
 }

@@ -114,9 +114,9 @@ func peerURLs(member *etcdserver.EtcdServer) []string {
 
 // peers keeps the membership right while the member runs: its own peer URL, and, while it leads, the promotion of learners that caught up.
 type peers struct {
-	log       klog.Logger
-	member    *etcdserver.EtcdServer
-	client    *clientv3.Client
+	log    klog.Logger
+	member *etcdserver.EtcdServer
+	client *clientv3.Client
 	// announced is the peer URL of this member that the others should know; present is Peer.Advertised.
 	announced string
 	present   func() string
