@@ -4,7 +4,9 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -19,7 +21,7 @@ import (
 
 // newDNSCommand makes `fairlead dns`: the node's DNS server alone, for any Kubernetes cluster.
 func newDNSCommand() *cobra.Command {
-	var kubeconfig, corefile string
+	var kubeconfig, corefile, configMap string
 	var listen []string
 	cfg := dns.Config{}
 	cmd := &cobra.Command{
@@ -27,7 +29,7 @@ func newDNSCommand() *cobra.Command {
 		Short: "Answer a cluster's DNS names, in place of its CoreDNS deployment",
 		Long: `Answer a cluster's DNS names, in place of its CoreDNS deployment.
 
-It needs to list and watch Services, EndpointSlices and Nodes. It follows the ConfigMap kube-system/fairlead-dns, key Corefile, unless --corefile is given.
+It needs to list and watch Services, EndpointSlices and Nodes. It follows the ConfigMap of --corefile-configmap, key Corefile, unless --corefile is given.
 Search lists are walked for pods only by a node's agent, which knows its pods' addresses.`,
 		Example: `  fairlead dns --port 53 --upstream 192.0.2.53`,
 		Args:    cobra.NoArgs,
@@ -45,23 +47,30 @@ Search lists are walked for pods only by a node's agent, which knows its pods' a
 				}
 				cfg.Corefile = string(text)
 			}
-			return runDNS(cmd.Context(), kubeconfig, cfg)
+			namespace, name, ok := strings.Cut(configMap, "/")
+			if !ok || namespace == "" || name == "" {
+				return fmt.Errorf("--corefile-configmap %q: want NAMESPACE/NAME", configMap)
+			}
+			return runDNS(cmd.Context(), kubeconfig, cfg, namespace, name)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig file (default: KUBECONFIG, ~/.kube/config, the pod's service account)")
 	f.StringVar(&corefile, "corefile", "", "file to use as Corefile (default: the ConfigMap, else one made from these flags)")
+	f.StringVar(&configMap, "corefile-configmap", dns.ConfigMapNamespace+"/"+dns.ConfigMapName, "ConfigMap whose key Corefile is followed, NAMESPACE/NAME")
 	f.StringVar(&cfg.Domain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
 	f.StringSliceVar(&listen, "listen", nil, "addresses to answer on (default: all)")
 	f.IntVar(&cfg.Port, "port", 53, "port to answer on")
 	f.StringSliceVar(&cfg.Upstreams, "upstream", nil, "servers for names outside the cluster (default: those of --resolv-conf)")
 	f.StringVar(&cfg.ResolvConf, "resolv-conf", "/etc/resolv.conf", "file with the host's servers and search list")
 	f.StringVar(&cfg.Metrics, "metrics", "", "ADDR:PORT for metrics (default: none)")
+	f.DurationVar(&cfg.Lameduck, "lameduck", 0, "how long to answer on after being told to end")
 	f.StringVar(&cfg.Socket, "socket", "", "unix socket for flctl (default: none)")
 	return cmd
 }
 
-func runDNS(ctx context.Context, kubeconfig string, cfg dns.Config) error {
+// runDNS takes the Corefile from the ConfigMap of that name unless cfg has one.
+func runDNS(ctx context.Context, kubeconfig string, cfg dns.Config, namespace, name string) error {
 	rest, err := restConfig(kubeconfig)
 	if err != nil {
 		return err
@@ -84,7 +93,7 @@ func runDNS(ctx context.Context, kubeconfig string, cfg dns.Config) error {
 		texts := make(chan string)
 		cfg.Corefiles = texts
 		g.Go(func() error {
-			cluster.WatchConfigMap(ctx, client, dns.ConfigMapNamespace, dns.ConfigMapName, dns.ConfigMapKey, texts)
+			cluster.WatchConfigMap(ctx, client, namespace, name, dns.ConfigMapKey, texts)
 			return nil
 		})
 	}

@@ -26,6 +26,8 @@ type Handler struct {
 	Reverse  []string // reverse zones answered for, such as "10.in-addr.arpa."
 	Fall     fall.F
 	Upstream Upstream
+	// HostSearch is the node's own search list, for AutoPath; fully qualified, lower case.
+	HostSearch []string
 }
 
 // Name implements plugin.Handler.

@@ -96,6 +96,7 @@ func setup(c *caddy.Controller) error {
 		return plugin.Error(directive, err)
 	}
 	h.Upstream = upstream.New()
+	h.HostSearch, _ = hostSearch("/etc/resolv.conf") // none: as pods have none
 	cfg := dnsserver.GetConfig(c)
 	if l := loading.Load(); l != nil {
 		cfg.UDPDecorateWriterFunc = func(s *dnsserver.Server) dns.DecorateWriter { // CoreDNS's call before it reads its UDP socket
@@ -199,20 +200,28 @@ func setupSearch(c *caddy.Controller) error {
 	if len(args) == 2 {
 		file = args[1]
 	}
-	conf, err := dns.ClientConfigFromFile(file)
-	if err != nil && len(args) == 2 {
+	var err error
+	if s.Host, err = hostSearch(file); err != nil && len(args) == 2 {
 		return plugin.Error(searchDirective, err)
-	}
-	if err == nil {
-		for _, d := range conf.Search {
-			if d = strings.ToLower(dns.Fqdn(d)); d != "." {
-				s.Host = append(s.Host, d)
-			}
-		}
 	}
 	dnsserver.GetConfig(c).AddPlugin(func(next plugin.Handler) plugin.Handler {
 		s.Next = next
 		return s
 	})
 	return nil
+}
+
+// hostSearch reads a node's search list, fully qualified and in lower case.
+func hostSearch(file string) ([]string, error) {
+	conf, err := dns.ClientConfigFromFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var list []string
+	for _, d := range conf.Search {
+		if d = strings.ToLower(dns.Fqdn(d)); d != "." {
+			list = append(list, d)
+		}
+	}
+	return list, nil
 }

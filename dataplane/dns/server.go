@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/core/dnsserver"
@@ -53,9 +54,11 @@ type Config struct {
 	OnServing func()
 	// ResolvConf is the file with the node's search list; default /etc/resolv.conf.
 	ResolvConf string
+	// Lameduck is how long questions are still answered after the context's end, while clients learn that this server goes.
+	Lameduck time.Duration
 }
 
-// Run serves DNS until ctx ends. One server a process: CoreDNS's configuration is process-wide.
+// Run serves DNS until ctx ends, and for Config.Lameduck after that. One server a process: CoreDNS's configuration is process-wide.
 func Run(ctx context.Context, cfg Config) error {
 	register()
 	source.Store(cfg.Directory)
@@ -108,6 +111,10 @@ func Run(ctx context.Context, cfg Config) error {
 	for {
 		select {
 		case <-ctx.Done():
+			if cfg.Lameduck > 0 {
+				logger.Info("DNS server ends; still answering for those who do not know yet", "for", cfg.Lameduck)
+				time.Sleep(cfg.Lameduck)
+			}
 			return nil
 		case next := <-cfg.Corefiles:
 			if next == text {

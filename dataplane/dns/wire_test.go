@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -21,6 +22,8 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
 
 	"github.com/fairlead/fairlead/dataplane/dns/control"
 	"github.com/fairlead/fairlead/dataplane/dns/feed"
@@ -274,6 +277,102 @@ func TestSearchAnswersInOneQuestion(t *testing.T) {
 	}
 	if got := testutil.ToFloat64(searchSaved) - saved; got != 3+1 {
 		t.Errorf("saved %v questions by the counter, want 4: three for the name of the world, one for the other namespace's service", got)
+	}
+}
+
+// TestAutopath has CoreDNS's own plugin ask ours for the search list.
+func TestAutopath(t *testing.T) {
+	tb := testTables(t)
+	w := tb.DB.WriteTxn(tb.LocalPods)
+	if _, _, err := tb.LocalPods.Insert(w, &tables.LocalPod{ID: "a", Namespace: "default", Name: "a", IPs: []netip.Addr{addr("127.0.0.11")}}); err != nil {
+		t.Fatal(err)
+	}
+	w.Commit()
+	upstream, _ := outside(t)
+	port := serve(t, tb, func(c *Config) {
+		c.Upstreams = []string{upstream}
+		c.Corefile = ".:{{PORT}} {\n bind {{BIND}}\n autopath @fairlead\n fairlead {{DOMAIN}} in-addr.arpa ip6.arpa\n forward . {{UPSTREAMS}}\n}\n"
+	})
+	for _, tc := range []struct {
+		about, from, ns, name, want string
+		questions                   int
+	}{
+		{"a pod and a name of the world", "127.0.0.11", "default", "www.example.com", "192.0.2.80", 1},
+		{"a pod and a service of its namespace", "127.0.0.11", "default", "web", "10.96.0.20", 1},
+		{"a pod that asks in another namespace", "127.0.0.11", "other", "www.example.com", "192.0.2.80", 4},
+		{"an address that no pod has", "127.0.0.14", "default", "www.example.com", "192.0.2.80", 4},
+		{"a name that does not exist", "127.0.0.11", "default", "none.example.com", "", 4},
+	} {
+		addrs, questions := resolve(t, port, tc.from, tc.ns, tc.name)
+		if strings.Join(addrs, " ") != tc.want || questions != tc.questions {
+			t.Errorf("%s: %q in %d questions, want %q in %d", tc.about, addrs, questions, tc.want, tc.questions)
+		}
+	}
+}
+
+// TestLameduckAnswersOn ends a server's context and asks on.
+func TestLameduckAnswersOn(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cfg := Config{Directory: follow(t, testTables(t)), Domain: "cluster.local", Listen: []netip.Addr{addr("127.0.0.1")}, Port: freePort(t), Lameduck: 300 * time.Millisecond}
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, cfg) }()
+	answering(t, cfg.Port)
+	cancel()
+	for range 20 {
+		if r := exchange(t, cfg.Port, "web.default.svc.cluster.local.", dns.TypeA); len(r.Answer) != 1 {
+			t.Fatalf("answered %v", r)
+		}
+	}
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("the server does not end")
+	}
+}
+
+// TestCorefileOfTheManifest loads the Corefile that is installed with the Deployment, with its fixed ports moved.
+func TestCorefileOfTheManifest(t *testing.T) {
+	raw, err := os.ReadFile("manifests/kustomize/base/corefile.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cm corev1.ConfigMap
+	if err := yaml.UnmarshalStrict(raw, &cm); err != nil {
+		t.Fatal(err)
+	}
+	if cm.Namespace != ConfigMapNamespace || cm.Name != ConfigMapName {
+		t.Errorf("ConfigMap %s/%s, which nobody reads", cm.Namespace, cm.Name)
+	}
+	text := cm.Data[ConfigMapKey]
+	ready := freePort(t)
+	for from, to := range map[string]string{"health :8080": "health 127.0.0.1:0", "ready :8181": fmt.Sprint("ready 127.0.0.1:", ready), "prometheus :9153": "prometheus 127.0.0.1:0", "errors\n": "errors\n bind {{BIND}}\n"} {
+		if !strings.Contains(text, from) {
+			t.Errorf("no %q in the Corefile", from)
+		}
+		text = strings.Replace(text, from, to, 1)
+	}
+	upstream, _ := outside(t)
+	port := serve(t, testTables(t), func(c *Config) { c.Upstreams, c.Corefile = []string{upstream}, text })
+	before := testutil.ToFloat64(fastAnswers)
+	if r := exchange(t, port, "web.default.svc.cluster.local.", dns.TypeA); len(r.Answer) != 1 {
+		t.Errorf("answered %v", r)
+	}
+	if testutil.ToFloat64(fastAnswers) == before {
+		t.Error("the Corefile keeps the cluster's names from the fast path")
+	}
+	if r := exchange(t, port, "www.example.com.", dns.TypeA); len(r.Answer) != 1 {
+		t.Errorf("answered %v", r)
+	}
+	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/ready", ready))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("not ready: %s", resp.Status)
 	}
 }
 

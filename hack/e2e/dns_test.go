@@ -18,10 +18,14 @@ import (
 	"github.com/fairlead/fairlead/hack/sandbox"
 )
 
-// dnsQuery asks the cluster's DNS address from a host of the sandbox, as flctl does.
-func dnsQuery(ctx context.Context, host, name string) error {
+// clusterDNS is the cluster's DNS address.
+const clusterDNS = "10.96.0.10:53"
+
+// dnsQuery asks a server, by default the cluster's DNS address, from a host of the sandbox, as flctl does.
+func dnsQuery(ctx context.Context, host, name string, server ...string) error {
 	var out, errOut bytes.Buffer
-	err := env.sandbox.Exec(ctx, host, []string{filepath.Join(env.bin, "flctl"), "dns", "query", name, "--server", "10.96.0.10:53"}, nil, &out, &errOut)
+	at := append(server, clusterDNS)[0]
+	err := env.sandbox.Exec(ctx, host, []string{filepath.Join(env.bin, "flctl"), "dns", "query", name, "--server", at}, nil, &out, &errOut)
 	if err == nil && !strings.Contains(out.String(), "status: NOERROR") {
 		err = fmt.Errorf("answered %s", out.String())
 	}
@@ -32,7 +36,7 @@ func dnsQuery(ctx context.Context, host, name string) error {
 }
 
 // dnsLoad asks from host, with several clients that repeat a question once, while f runs. No question may stay unanswered.
-func dnsLoad(t *testing.T, host string, f func()) {
+func dnsLoad(t *testing.T, host string, f func(), server ...string) {
 	t.Helper()
 	var asked, repeated atomic.Int64
 	done := make(chan struct{})
@@ -46,11 +50,11 @@ func dnsLoad(t *testing.T, host string, f func()) {
 				default:
 				}
 				asked.Add(1)
-				if dnsQuery(t.Context(), host, "web.sample.svc.cluster.local") == nil {
+				if dnsQuery(t.Context(), host, "web.sample.svc.cluster.local", server...) == nil {
 					continue
 				}
 				repeated.Add(1)
-				if err := dnsQuery(t.Context(), host, "web.sample.svc.cluster.local"); err != nil {
+				if err := dnsQuery(t.Context(), host, "web.sample.svc.cluster.local", server...); err != nil {
 					t.Errorf("unanswered after the repetition: %v", err)
 				}
 			}

@@ -2,7 +2,7 @@
 
 // Package clusterdns publishes the nodes' own DNS servers as the Service kube-system/kube-dns, which every Kubernetes client expects.
 //
-// It watches Nodes, that Service and its EndpointSlices; it writes the Service (when absent) and one endpoint for each node, ready when the node is and
+// It watches Nodes, that Service and its EndpointSlices; it writes the Service (when absent, or made without ports that it has today) and one endpoint for each node, ready when the node is and
 // its DNS server answers, hinted to its own node, so that a node's clients use the node's server and fall over to others when it is not ready. A kube-dns Service
 // with a selector belongs to somebody else's DNS deployment: then nothing is written.
 package clusterdns
@@ -103,6 +103,11 @@ func (d *Controller) sync(ctx context.Context, _ string) error {
 		klog.FromContext(ctx).V(2).Info("Service kube-dns has a selector: another DNS deployment answers for the cluster")
 		return nil
 	}
+	if whole := d.completed(svc); whole != nil {
+		if svc, err = d.ctx.Client.CoreV1().Services(namespace).Update(ctx, whole, metav1.UpdateOptions{}); err != nil {
+			return err
+		}
+	}
 	nodes, err := d.nodes.List(labels.Everything())
 	if err != nil {
 		return err
@@ -166,6 +171,31 @@ func (d *Controller) service() *corev1.Service {
 			},
 		},
 	}
+}
+
+// completed returns svc with the ports that an earlier version did not give it, nil when it lacks none. A Service whose names are not answered at the nodes' port is not touched.
+func (d *Controller) completed(svc *corev1.Service) *corev1.Service {
+	want := d.service()
+	ours := slices.ContainsFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool { return p.TargetPort == want.Spec.Ports[0].TargetPort })
+	if !ours {
+		return nil
+	}
+	whole := svc.DeepCopy()
+	for _, w := range want.Spec.Ports {
+		taken := slices.ContainsFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool { return p.Name == w.Name || p.Protocol == w.Protocol && p.Port == w.Port })
+		if !taken {
+			whole.Spec.Ports = append(whole.Spec.Ports, w)
+		}
+	}
+	if len(whole.Spec.Ports) == len(svc.Spec.Ports) {
+		return nil
+	}
+	for k, v := range want.Annotations {
+		if _, set := whole.Annotations[k]; !set {
+			metav1.SetMetaDataAnnotation(&whole.ObjectMeta, k, v)
+		}
+	}
+	return whole
 }
 
 // desired computes the slices of svc by name.

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/utils/clock"
@@ -124,6 +125,51 @@ func TestServiceIsMadeWhenAbsent(t *testing.T) {
 	}
 	if svc.Spec.ClusterIP != "10.96.0.10" || len(svc.Spec.Ports) != 3 || svc.Spec.Ports[0].TargetPort.IntVal != 10053 || svc.Spec.Ports[2].Name != "metrics" || svc.Spec.Ports[2].Port != 9153 {
 		t.Errorf("service %+v", svc.Spec)
+	}
+}
+
+// TestServiceOfAnEarlierVersionGainsItsPorts has a Service that was made before there was a port for metrics.
+func TestServiceOfAnEarlierVersionGainsItsPorts(t *testing.T) {
+	old := (&Controller{ctx: &controller.Context{Settings: controller.Settings{ClusterDNS: []string{"10.96.0.10"}, DNSPort: 10053}}}).service()
+	old.Spec.Ports, old.Annotations, old.Spec.IPFamilies = old.Spec.Ports[:2], nil, []corev1.IPFamily{corev1.IPv4Protocol}
+	client := fake.NewClientset(old, node("a", corev1.ConditionTrue, "10.0.0.1"))
+	get := func() *corev1.Service {
+		t.Helper()
+		svc, err := client.CoreV1().Services(namespace).Get(context.Background(), serviceName, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return svc
+	}
+	sync(t, client)
+	svc := get()
+	if len(svc.Spec.Ports) != 3 || svc.Spec.Ports[2].Port != 9153 || svc.Annotations["prometheus.io/port"] != "9153" {
+		t.Errorf("ports %v, annotations %v: want the metrics' added", svc.Spec.Ports, svc.Annotations)
+	}
+	slices, err := client.DiscoveryV1().EndpointSlices(namespace).List(context.Background(), metav1.ListOptions{})
+	if err != nil || len(slices.Items) != 1 || len(slices.Items[0].Ports) != 3 {
+		t.Errorf("slices %+v %v, want one with three ports", slices, err)
+	}
+
+	svc.Spec.Ports[2].Name, svc.Spec.Ports[2].TargetPort = "mine", intstr.FromInt32(1) // somebody's own choice
+	if _, err := client.CoreV1().Services(namespace).Update(context.Background(), svc, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	sync(t, client)
+	if svc = get(); len(svc.Spec.Ports) != 3 || svc.Spec.Ports[2].Name != "mine" {
+		t.Errorf("ports %v, want them as they were changed", svc.Spec.Ports)
+	}
+}
+
+func TestServiceWithOtherTargetsIsNotChanged(t *testing.T) {
+	other := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: serviceName},
+		Spec: corev1.ServiceSpec{IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, Ports: []corev1.ServicePort{{Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53, TargetPort: intstr.FromInt32(5353)}}}}
+	client := fake.NewClientset(other)
+	sync(t, client)
+	for _, a := range client.Actions() {
+		if a.GetVerb() == "update" {
+			t.Errorf("changed somebody's Service: %v", a)
+		}
 	}
 }
 

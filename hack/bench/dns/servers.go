@@ -55,7 +55,7 @@ func startFairlead(ctx context.Context, program, dir, upstream string, o *dnstes
 		return nil, err
 	}
 	w.Commit()
-	port, err := freePort()
+	port, metrics, err := freePorts()
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +63,8 @@ func startFairlead(ctx context.Context, program, dir, upstream string, o *dnstes
 	done := make(chan error, 1)
 	cfg := keeper.Config{
 		Tables: t, RunDir: dir, LogFile: filepath.Join(dir, "dns.log"), Executable: program,
-		Settings: link.Settings{Domain: "cluster.local", Listen: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Port: port, Upstreams: []string{upstream}, ResolvConf: "/dev/null"},
+		Settings: link.Settings{Domain: "cluster.local", Listen: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Port: port, Upstreams: []string{upstream}, ResolvConf: "/dev/null",
+			Metrics: metrics},
 	}
 	go func() { done <- keeper.Run(ctx, cfg) }()
 	r := &running{name: "fairlead", address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), tables: t}
@@ -98,7 +99,7 @@ func pidOf(log string) (int, error) {
 
 // startCoreDNS starts CoreDNS with the Corefile that Kubernetes installers write, without health.
 func startCoreDNS(ctx context.Context, program, api, upstream string, services int) (*running, error) {
-	port, err := freePort()
+	port, metrics, err := freePorts()
 	if err != nil {
 		return nil, err
 	}
@@ -107,6 +108,7 @@ func startCoreDNS(ctx context.Context, program, api, upstream string, services i
 	cmd.Stdin = bytes.NewReader(fmt.Appendf(nil, `.:%d {
     bind 127.0.0.1
     errors
+    prometheus %s
     kubernetes cluster.local in-addr.arpa ip6.arpa {
         endpoint %s
         pods insecure
@@ -120,7 +122,7 @@ func startCoreDNS(ctx context.Context, program, api, upstream string, services i
     }
     loadbalance
 }
-`, port, api, upstream))
+`, port, metrics, api, upstream))
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -202,11 +204,16 @@ func resident(pid int) float64 {
 	return 0
 }
 
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+// freePorts returns a port for names and an address for metrics.
+func freePorts() (port int, metrics string, err error) {
+	var at [2]*net.TCPAddr
+	for i := range at {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return 0, "", err
+		}
+		defer l.Close()
+		at[i] = l.Addr().(*net.TCPAddr)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	return at[0].Port, at[1].String(), nil
 }
