@@ -73,30 +73,32 @@ var differences = map[string]string{
 	"2.4.2 headless ports":                                  "specification 2.4.2 leaves weights open; CoreDNS divides 100 among all targets and gives one record per address family, ours one per target",
 }
 
-func TestAgainstCoreDNSKubernetes(t *testing.T) {
+// bothServers runs ours and CoreDNS with its own plugin, fed with the same objects, until the test ends, and returns their ports.
+func bothServers(t *testing.T) (ours, theirs int) {
+	t.Helper()
 	objects := comparedObjects()
 	api := objects.Serve()
-	defer api.Close()
+	t.Cleanup(api.Close)
 	tb, err := objects.Tables()
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	ours := freePort(t)
+	ours, theirs = freePort(t), freePort(t)
 	go func() {
 		done <- Run(ctx, Config{Directory: feed.Load(tb), Domain: "cluster.local", Listen: []netip.Addr{addr("127.0.0.1")}, Port: ours})
 	}()
-	defer func() {
+	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-	}()
+	})
 	answering(t, ours)
-	theirs := freePort(t)
 	other, err := caddy.Start(caddy.CaddyfileInput{Filepath: "Corefile", ServerTypeName: "dns", Contents: []byte(".:" + strconv.Itoa(theirs) + ` {
 		bind 127.0.0.1
+		bufsize 1232
 		kubernetes cluster.local in-addr.arpa ip6.arpa {
 			endpoint ` + api.URL + `
 			pods insecure
@@ -105,14 +107,18 @@ func TestAgainstCoreDNSKubernetes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
+	t.Cleanup(func() {
 		other.ShutdownCallbacks()
 		if err := other.Stop(); err != nil {
 			t.Error(err)
 		}
-	}()
+	})
 	answering(t, theirs)
+	return ours, theirs
+}
 
+func TestAgainstCoreDNSKubernetes(t *testing.T) {
+	ours, theirs := bothServers(t)
 	for _, tc := range specification {
 		if tc.about == "2.5 external name of itself" {
 			continue // not among the objects: CoreDNS's plugin has no bound of its own

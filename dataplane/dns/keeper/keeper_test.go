@@ -3,12 +3,14 @@
 package keeper
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -27,10 +29,66 @@ import (
 // TestMain makes the test's executable the server's, too: the keeper under test starts real processes.
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == nameserver.Name {
+		if err := endWithParent(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 		os.Exit(nameserver.Main())
 	}
 	os.Exit(m.Run())
 }
+
+// endWithParent has the kernel kill this process, a server, when the test's process ends: also when that is interrupted or out of time, and no cleanup runs.
+func endWithParent() error {
+	runtime.LockOSThread() // for the process's life: the setting is the thread's
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return fmt.Errorf("ask to end with the test: %w", err)
+	}
+	return nil
+}
+
+// TestServersEndWithTheTest kills a test's process that keeps a server: as a time limit, an interruption or a crash would.
+func TestServersEndWithTheTest(t *testing.T) {
+	if log := os.Getenv(keptEnv); log != "" {
+		n := newNode(t)
+		n.cfg.LogFile = log
+		n.keep(n.cfg)
+		n.answers("web", "10.96.0.20")
+		fmt.Println("keeps")
+		select {} // until killed
+	}
+	n := &node{t: t, cfg: Config{LogFile: filepath.Join(t.TempDir(), "dns.log")}}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, "-test.run=^TestServersEndWithTheTest$")
+	cmd.Env = append(os.Environ(), keptEnv+"="+n.cfg.LogFile)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for lines := bufio.NewScanner(out); lines.Scan() && lines.Text() != "keeps"; {
+	}
+	if len(n.pids()) != 1 {
+		t.Errorf("servers %v, want one", n.pids())
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // killed
+	for deadline := time.Now().Add(10 * time.Second); len(n.pids()) > 0; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatalf("servers %v outlive their test", n.pids())
+		}
+	}
+}
+
+// keptEnv is set, to the server's log, in the process that TestServersEndWithTheTest kills.
+const keptEnv = "FAIRLEAD_TEST_KEPT_LOG"
 
 // node is a node's tables and what its keepers share.
 type node struct {
