@@ -252,6 +252,35 @@ func TestFastPathGivesOutsideAnswersAgainForAMoment(t *testing.T) {
 	}
 }
 
+// TestAnswersToOddQuestionsAreNotGivenToPlainOnes asks for a name of the world in an odd way first: a plain question must be answered as if nobody had.
+func TestAnswersToOddQuestionsAreNotGivenToPlainOnes(t *testing.T) {
+	p := newTwoPaths(t, "127.0.0.11")
+	pack := func(change func(m *dns.Msg)) []byte {
+		t.Helper()
+		m := new(dns.Msg).SetQuestion("www.example.com.", dns.TypeA)
+		m.SetEdns0(1232, false)
+		change(m)
+		packet, err := m.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return packet
+	}
+	for about, change := range map[string]func(m *dns.Msg){
+		"an EDNS0 flag without a meaning": func(m *dns.Msg) { m.IsEdns0().Hdr.Ttl |= 0x4000 },
+		"an extended RCODE":               func(m *dns.Msg) { m.IsEdns0().Hdr.Ttl |= 0x05000000 },
+		"authoritative":                   func(m *dns.Msg) { m.Authoritative = true },
+		"recursion available":             func(m *dns.Msg) { m.RecursionAvailable = true },
+		"an option":                       option(&dns.EDNS0_LOCAL{Code: 65001, Data: []byte("x")}),
+		"EDNS0 not of the root":           func(m *dns.Msg) { m.Extra[0].Header().Name = "x." },
+	} {
+		p.same(t, pack(change))
+		if p.same(t, pack(func(*dns.Msg) {})); t.Failed() {
+			t.Fatalf("after a question with %s", about)
+		}
+	}
+}
+
 func TestFastPathCountsAsCoreDNS(t *testing.T) {
 	p := newTwoPaths(t, "127.0.0.11")
 	for _, q := range []struct {

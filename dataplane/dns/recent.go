@@ -95,9 +95,16 @@ func (r *remembered) write(dst []byte, q question, now time.Time, shuffle bool) 
 	return out
 }
 
+// ednsDO is the one flag of an EDNS0 record's time to live field that has a meaning here (RFC 6891 section 6.1.3).
+const ednsDO = 1 << 15
+
 // remember returns a writer that keeps the answer to r, if it may be given again.
 func (f *fastPath) remember(w dns.ResponseWriter, r *dns.Msg) dns.ResponseWriter {
-	if f.recent == nil || r.Opcode != dns.OpcodeQuery || r.Zero || len(r.Question) != 1 || len(r.Answer)+len(r.Ns) > 0 {
+	h := r.MsgHdr
+	if f.recent == nil || h.Opcode != dns.OpcodeQuery || h.Rcode != 0 || h.Zero || h.Authoritative || h.Truncated || h.RecursionAvailable {
+		return w
+	}
+	if len(r.Question) != 1 || len(r.Answer)+len(r.Ns) > 0 || len(r.Extra) > 1 {
 		return w
 	}
 	asked := r.Question[0]
@@ -114,8 +121,9 @@ func (f *fastPath) remember(w dns.ResponseWriter, r *dns.Msg) dns.ResponseWriter
 	if r.AuthenticatedData {
 		k.checks |= bitAD
 	}
-	if o := r.IsEdns0(); o != nil {
-		if len(o.Option) > 0 || o.Version() != 0 {
+	if len(r.Extra) > 0 {
+		o := r.IsEdns0()
+		if o == nil || o.Hdr.Name != "." || len(o.Option) > 0 || o.Hdr.Ttl&^ednsDO != 0 { // answers repeat the flags, also those that nobody knows yet
 			return w
 		}
 		k.edns, k.size = true, o.UDPSize()
