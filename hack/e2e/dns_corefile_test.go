@@ -159,7 +159,7 @@ done; echo no process of pod ` + ip + `; exit 1`
 	return string(out)
 }
 
-// TestClusterDNSByPacket asks without the socket hook. The node's own server must answer, from the Service's address, and leave no connection in the node's tables.
+// TestClusterDNSByPacket asks without the socket hook: an answer must come from the Service's address, over UDP and TCP.
 func TestClusterDNSByPacket(t *testing.T) {
 	const host = "agent-1"
 	ip := podOn(t, host)
