@@ -38,7 +38,8 @@ func serve(t testing.TB, tb *tables.Tables, change func(*Config)) int {
 		change(&cfg)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
+	done, serving := make(chan error, 1), make(chan struct{})
+	cfg.OnServing = func() { close(serving) }
 	go func() { done <- Run(ctx, cfg) }()
 	t.Cleanup(func() {
 		cancel()
@@ -46,6 +47,12 @@ func serve(t testing.TB, tb *tables.Tables, change func(*Config)) int {
 			t.Error(err)
 		}
 	})
+	select {
+	case <-serving:
+	case err := <-done:
+		done <- err
+		t.Fatalf("the server ended: %v", err)
+	}
 	answering(t, cfg.Port)
 	return cfg.Port
 }

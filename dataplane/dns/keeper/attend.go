@@ -78,20 +78,21 @@ func (s *sender) send(m *link.Message) error {
 	return s.messages.Encode(m)
 }
 
+// sendCorefiles sends the cluster's Corefile as soon as it is known, since a server that was taken over may have missed a change, and whenever it changes. (The server ignores one that it has.)
 func (k *keeper) sendCorefiles(ctx context.Context, s *sender) error {
-	sent, changed := k.currentCorefile()
+	var sent *string
 	for {
+		text, known, changed := k.currentCorefile()
+		if known && (sent == nil || *sent != text) {
+			if err := s.send(&link.Message{Corefile: &link.Corefile{Text: text}}); err != nil {
+				return err
+			}
+			sent = &text
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
-		}
-		var text string
-		if text, changed = k.currentCorefile(); text != sent {
-			if err := s.send(&link.Message{Corefile: &text}); err != nil {
-				return err
-			}
-			sent = text
 		}
 	}
 }

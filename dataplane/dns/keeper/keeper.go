@@ -70,6 +70,7 @@ type keeper struct {
 
 	mu       sync.Mutex
 	corefile string
+	known    bool          // corefile is what the cluster says
 	changed  chan struct{} // closed when corefile is replaced
 	told     *bool         // what Health was told last
 	away     *time.Timer   // runs while no server answers
@@ -168,7 +169,7 @@ func (k *keeper) followCorefile(ctx context.Context) {
 			return
 		case text := <-k.Corefiles:
 			k.mu.Lock()
-			k.corefile = text
+			k.corefile, k.known = text, true
 			close(k.changed)
 			k.changed = make(chan struct{})
 			k.mu.Unlock()
@@ -176,10 +177,10 @@ func (k *keeper) followCorefile(ctx context.Context) {
 	}
 }
 
-func (k *keeper) currentCorefile() (text string, changed <-chan struct{}) {
+func (k *keeper) currentCorefile() (text string, known bool, changed <-chan struct{}) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.corefile, k.changed
+	return k.corefile, k.known, k.changed
 }
 
 // server returns the server that runs, if it is what would be started, or a new one.
@@ -293,7 +294,7 @@ func (k *keeper) start(ctx context.Context) (*server, error) {
 }
 
 func (k *keeper) begin(s *server) error {
-	text, _ := k.currentCorefile()
+	text, _, _ := k.currentCorefile()
 	if err := link.Send(s.conn, link.Start{Settings: k.Settings, Corefile: text}, k.sockets); err != nil {
 		s.close()
 		return err

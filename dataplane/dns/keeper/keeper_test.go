@@ -369,6 +369,54 @@ func TestCompleteServerIsNotReplacedByOneThatKnowsLess(t *testing.T) {
 	}
 }
 
+// TestCorefileIsFollowed changes and deletes the cluster's Corefile while an agent runs and while none does. Time to live tells the Corefiles apart.
+func TestCorefileIsFollowed(t *testing.T) {
+	n := newNode(t)
+	corefile := func(ttl int) string {
+		return fmt.Sprintf(".:{{PORT}} {\n bind {{BIND}}\n fairlead {{DOMAIN}} {\n ttl %d\n }\n}\n", ttl)
+	}
+	const byDefault = 5
+	ttl := func(want uint32) {
+		t.Helper()
+		var r *mdns.Msg
+		var err error
+		c := &mdns.Client{Timeout: time.Second}
+		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); runtime.Gosched() {
+			r, _, err = c.Exchange(new(mdns.Msg).SetQuestion("web.default.svc.cluster.local.", mdns.TypeA), fmt.Sprint("127.0.0.1:", n.port))
+			if err == nil && len(r.Answer) == 1 && r.Answer[0].Header().Ttl == want {
+				return
+			}
+		}
+		t.Fatalf("answered %v %v, want a time to live of %d", r, err, want)
+	}
+	keep := func(first string) (next chan<- string, stop func()) {
+		texts := make(chan string, 1)
+		texts <- first
+		cfg := n.cfg
+		cfg.Corefiles = texts
+		return texts, n.keep(cfg)
+	}
+	next, stop := keep(corefile(11))
+	ttl(11)
+	next <- corefile(12)
+	ttl(12)
+	next <- "" // deleted
+	ttl(byDefault)
+	next <- corefile(13)
+	ttl(13)
+	stop()
+	ttl(13)
+	_, stop = keep(corefile(14)) // changed while nobody followed
+	ttl(14)
+	stop()
+	_, stop = keep("") // deleted while nobody followed
+	ttl(byDefault)
+	stop()
+	if len(n.pids()) != 1 {
+		t.Errorf("servers %v, want one all the time", n.pids())
+	}
+}
+
 func TestSilentServerIsReplaced(t *testing.T) {
 	n := newNode(t)
 	n.keep(n.cfg)

@@ -26,7 +26,7 @@ import (
 )
 
 // Protocol is the version of Message, Report and the directory's rows.
-const Protocol = 1
+const Protocol = 2
 
 // SocketName is the socket's name in a node's run directory.
 const SocketName = "dns-feed.sock"
@@ -60,8 +60,11 @@ type Start struct {
 // Message is what the agent sends then.
 type Message struct {
 	Batch    *directory.Batch
-	Corefile *string
+	Corefile *Corefile
 }
+
+// Corefile is the cluster's; an empty one stands for the default. (It is no plain string because gob leaves out a pointer to an empty one.)
+type Corefile struct{ Text string }
 
 // Report is what the server sends then.
 type Report struct {

@@ -133,10 +133,7 @@ func Serve(ctx context.Context, l *net.UnixListener, build string) error {
 		case err := <-s.ended:
 			return err // the end of the connection tells the agent
 		case <-ctx.Done():
-			s.mu.Lock()
-			running := s.running
-			s.mu.Unlock()
-			if running {
+			if s.started() {
 				return <-s.ended
 			}
 			return nil
@@ -190,13 +187,23 @@ func (s *server) session(conn *net.UnixConn) error {
 			}
 		}
 		if m.Corefile != nil {
+			if !s.started() {
+				start.Corefile = m.Corefile.Text
+				continue
+			}
 			select {
-			case s.corefiles <- *m.Corefile:
+			case s.corefiles <- m.Corefile.Text:
 			case <-s.ctx.Done():
 				return nil
 			}
 		}
 	}
+}
+
+func (s *server) started() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.running
 }
 
 // run starts the DNS server, once there is something that it can answer from.
