@@ -21,6 +21,7 @@ import (
 )
 
 const (
+	servePatience = 20 * time.Second // from the first connection to answers
 	probeInterval = time.Second
 	probeTimeout  = 2 * time.Second
 	probeFailures = 3 // in a row: the server is killed
@@ -47,6 +48,8 @@ func (k *keeper) attend(ctx context.Context, s *server) error {
 		}))
 	})
 	wg.Go(func() { cancel(k.sendCorefiles(ctx, to)) })
+	silent := time.AfterFunc(servePatience, func() { s.process.signal(unix.SIGKILL) }) // it hangs before it can be asked
+	defer silent.Stop()
 	reports := gob.NewDecoder(bufio.NewReader(s.conn))
 	for {
 		var r link.Report
@@ -55,6 +58,7 @@ func (k *keeper) attend(ctx context.Context, s *server) error {
 			break
 		}
 		if r.Serving {
+			silent.Stop()
 			k.back()
 			wg.Go(func() { k.probe(ctx, s.process) })
 		}
