@@ -23,6 +23,9 @@ const (
 
 // attachEarly puts the programs on a new host side that nobody but this package touches.
 func (r *reconciler) attachEarly(hostIf string, ifindex int) error {
+	if !r.cfg.Loader.HaveTCX() {
+		return loader.AttachClassic(ifindex, r.coll.Programs["from_pod"], r.coll.Programs["to_pod"]) // to stay
+	}
 	r.links.Lock()
 	r.early[hostIf] = ifindex
 	r.links.Unlock()

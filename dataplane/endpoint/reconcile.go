@@ -233,6 +233,9 @@ func (r *reconciler) attach(pod *tables.LocalPod) error {
 	if _, ok := r.early[pod.HostIf]; ok {
 		return nil
 	}
+	if pod.Sole && !r.cfg.Loader.HaveTCX() {
+		return loader.AttachClassic(pod.IfIndex, r.coll.Programs["from_pod"], r.coll.Programs["to_pod"])
+	}
 	if err := r.attachLinks(pod.HostIf, pod.IfIndex); err != nil {
 		return err
 	}
@@ -321,7 +324,7 @@ func (r *reconciler) verify(pod *tables.LocalPod) error {
 			return fmt.Errorf("the endpoint map lacks %s", a)
 		}
 	}
-	if r.isEarly(pod.HostIf) {
+	if r.isEarly(pod.HostIf) || pod.Sole && !r.cfg.Loader.HaveTCX() {
 		return nil
 	}
 	names, err := r.cfg.Loader.LinkNames()

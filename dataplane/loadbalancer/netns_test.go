@@ -27,7 +27,7 @@ import (
 
 // testNode is one node: a network namespace, a cgroup2 directory and a bpffs of its own, with Run going in it.
 type testNode struct {
-	t      *testing.T
+	t      testing.TB
 	ns     netns.NsHandle
 	cgroup string
 	dir    string
@@ -39,7 +39,7 @@ type testNode struct {
 }
 
 // newNS makes a network namespace with loopback up.
-func newNS(t *testing.T) netns.NsHandle {
+func newNS(t testing.TB) netns.NsHandle {
 	t.Helper()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -64,7 +64,7 @@ func newNS(t *testing.T) netns.NsHandle {
 }
 
 // inNS runs f on a thread in the namespace, and in the cgroup if one is given. The thread is not reused.
-func inNS(t *testing.T, ns netns.NsHandle, cgroup string, f func() error) {
+func inNS(t testing.TB, ns netns.NsHandle, cgroup string, f func() error) {
 	t.Helper()
 	errc := make(chan error, 1)
 	go func() {
@@ -84,7 +84,7 @@ func inNS(t *testing.T, ns netns.NsHandle, cgroup string, f func() error) {
 }
 
 // joinCgroup moves the whole test process into a fresh cgroup2 directory and returns it. Nodes of several tests in one process share it in turn.
-func joinCgroup(t *testing.T) string {
+func joinCgroup(t testing.TB) string {
 	t.Helper()
 	root := "/sys/fs/cgroup"
 	if _, err := os.Stat(root + "/cgroup.controllers"); err != nil {
@@ -118,7 +118,7 @@ func joinCgroup(t *testing.T) string {
 }
 
 // leaveCgroup moves the process out of the node's cgroup: a client outside has no socket hooks.
-func leaveCgroup(t *testing.T) {
+func leaveCgroup(t testing.TB) {
 	t.Helper()
 	root := "/sys/fs/cgroup"
 	if _, err := os.Stat(root + "/cgroup.controllers"); err != nil {
@@ -129,7 +129,7 @@ func leaveCgroup(t *testing.T) {
 	}
 }
 
-func newNode(t *testing.T) *testNode {
+func newNode(t testing.TB) *testNode {
 	t.Helper()
 	n := &testNode{t: t, ns: newNS(t), dir: t.TempDir()}
 	n.cgroup = joinCgroup(t)

@@ -20,7 +20,7 @@ import (
 )
 
 // serveTCP answers every connection to addr with name and closes it. It listens in the calling thread's namespace.
-func serveTCP(t *testing.T, addr, name string) error {
+func serveTCP(t testing.TB, addr, name string) error {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
@@ -40,7 +40,7 @@ func serveTCP(t *testing.T, addr, name string) error {
 }
 
 // serveUDP answers every datagram with name.
-func serveUDP(t *testing.T, addr, name string) error {
+func serveUDP(t testing.TB, addr, name string) error {
 	c, err := net.ListenPacket("udp", addr)
 	if err != nil {
 		return err

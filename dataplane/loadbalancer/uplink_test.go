@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
+	"github.com/fairlead/fairlead/dataplane/loader"
 	"github.com/fairlead/fairlead/dataplane/tables"
 )
 
@@ -87,6 +88,14 @@ func newOutside(t *testing.T, xdp string) *outside {
 	}
 	o.node.cfg.Uplinks = []string{"up", "down"}
 	o.node.cfg.XDP = xdp
+	if xdp == "clsact" { // as on a kernel before 6.6
+		o.node.cfg.XDP = "tcx"
+		var err error
+		if o.node.loader, err = loader.Open(loader.Config{PinDir: o.node.loader.PinDir(), MapSizes: testSizes, NoTCX: true}); err != nil {
+			t.Fatal(err)
+		}
+		o.node.cfg.Loader = o.node.loader
+	}
 	o.node.cfg.NodeIPs = []netip.Addr{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("2001:db8:2::1")}
 	return o
 }
@@ -107,7 +116,7 @@ func remote(s *tables.EndpointSlice) *tables.EndpointSlice {
 
 // TestOutside: NodePorts, external and cluster addresses from outside, to a backend on this node and to a remote one; both families, TCP and UDP.
 func TestOutside(t *testing.T) {
-	for _, mode := range []string{"tcx", "xdp"} {
+	for _, mode := range []string{"tcx", "xdp", "clsact"} {
 		for _, f := range []struct{ family, vip, extern, node, local, remote string }{
 			{"IPv4", "10.96.0.10", "203.0.113.7", "192.0.2.1", "198.51.100.1", "198.51.100.2"},
 			{"IPv6", "fd00:96::10", "fd00:96::77", "2001:db8:1::1", "2001:db8:2::1", "2001:db8:2::2"},

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -35,13 +36,19 @@ func (l *Loader) AttachCgroup(prog *ebpf.Program, at ebpf.AttachType, cgroup, na
 }
 
 // AttachTCX attaches prog to a device of the current network namespace; at is ebpf.AttachTCXIngress or ebpf.AttachTCXEgress.
-// Returns a *KernelError on kernels before 6.6.
+// Where there is no tcx (before Linux 6.6) it becomes a filter of the device's clsact qdisc.
 func (l *Loader) AttachTCX(prog *ebpf.Program, ifindex int, at ebpf.AttachType, name string) error {
+	if l.cfg.NoTCX {
+		return l.attachFilter(prog, ifindex, at, name, filterLater)
+	}
 	return l.attachTCX(prog, ifindex, at, name, nil)
 }
 
 // AttachTCXFirst is AttachTCX, but a new link runs before the programs that are already there.
 func (l *Loader) AttachTCXFirst(prog *ebpf.Program, ifindex int, at ebpf.AttachType, name string) error {
+	if l.cfg.NoTCX {
+		return l.attachFilter(prog, ifindex, at, name, filterFirst)
+	}
 	return l.attachTCX(prog, ifindex, at, name, link.Head())
 }
 
@@ -87,8 +94,11 @@ func (l *Loader) AttachXDP(prog *ebpf.Program, ifindex int, name string) (XDPMod
 	return mode, nil
 }
 
-// Detach removes the link pinned as name. Detaching an absent link returns nil.
+// Detach removes the link or filter called name. Detaching an absent link returns nil.
 func (l *Loader) Detach(name string) error {
+	if err := l.removeFilters(name); err != nil {
+		return err
+	}
 	lk, err := link.LoadPinnedLink(l.linkPath(name), nil)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -104,7 +114,7 @@ func (l *Loader) Detach(name string) error {
 	return nil
 }
 
-// LinkNames lists the pinned links, sorted.
+// LinkNames lists what is attached, by pinned links and by filters, sorted.
 func (l *Loader) LinkNames() ([]string, error) {
 	entries, err := os.ReadDir(l.links)
 	if err != nil {
@@ -112,7 +122,14 @@ func (l *Loader) LinkNames() ([]string, error) {
 	}
 	names := make([]string, 0, len(entries))
 	for _, e := range entries {
-		names = append(names, e.Name())
+		names = append(names, unescape(e.Name()))
+	}
+	filters, err := l.pinnedFilters()
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range filters {
+		names = append(names, f.name)
 	}
 	sort.Strings(names)
 	return names, nil
@@ -153,7 +170,11 @@ func (l *Loader) attach(name string, prog *ebpf.Program, same func(*link.Info) b
 	return nil
 }
 
-func (l *Loader) linkPath(name string) string { return filepath.Join(l.links, name) }
+func (l *Loader) linkPath(name string) string { return filepath.Join(l.links, escape(name)) }
+
+// A bpffs takes no name with a dot, and devices have such (eth0.100).
+func escape(name string) string   { return strings.ReplaceAll(name, ".", "%2e") }
+func unescape(name string) string { return strings.ReplaceAll(name, "%2e", ".") }
 
 // cgroupID returns the kernel's id of a cgroup2 directory, which is its file handle.
 func cgroupID(path string) (uint64, error) {

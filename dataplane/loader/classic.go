@@ -16,14 +16,14 @@ import (
 // The programs of tcx links run before them; what those answer with TCX_NEXT goes through both.
 func AttachClassic(ifindex int, ingress, egress *ebpf.Program) error {
 	qdisc := clsact(ifindex)
-	if err := netlink.QdiscAdd(qdisc); err != nil {
+	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("add a clsact qdisc to device %d: %w", ifindex, err)
 	}
 	for _, hook := range []struct {
 		parent uint32
 		prog   *ebpf.Program
 	}{{netlink.HANDLE_MIN_INGRESS, ingress}, {netlink.HANDLE_MIN_EGRESS, egress}} {
-		err := netlink.FilterAdd(&netlink.BpfFilter{
+		err := netlink.FilterReplace(&netlink.BpfFilter{
 			FilterAttrs:  netlink.FilterAttrs{LinkIndex: ifindex, Parent: hook.parent, Handle: 1, Priority: 1, Protocol: unix.ETH_P_ALL},
 			Fd:           hook.prog.FD(),
 			Name:         "fairlead",

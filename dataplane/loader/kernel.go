@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
@@ -38,7 +39,7 @@ func checkKernel(release string) error {
 	if !ok || major > 5 || major == 5 && minor >= 10 {
 		return nil
 	}
-	return fmt.Errorf("%w: this is Linux %s, at least %s is needed (6.6 for pods and packets from outside); nothing was loaded", ErrKernelTooOld, release, MinKernel)
+	return fmt.Errorf("%w: this is Linux %s, at least %s is needed; nothing was loaded", ErrKernelTooOld, release, MinKernel)
 }
 
 func kernelRelease() (string, error) {
@@ -113,3 +114,9 @@ func describe(err error) error {
 }
 
 func nativeUint64(b []byte) uint64 { return binary.NativeEndian.Uint64(b) }
+
+// haveTCX says whether the kernel has tcx (Linux 6.6): one that lacks it does not know the command to ask what is attached there.
+func haveTCX() bool {
+	_, err := link.QueryPrograms(link.QueryOptions{Target: 1, Attach: ebpf.AttachTCXIngress}) // device 1 is a namespace's loopback
+	return !errors.Is(err, unix.EINVAL)
+}

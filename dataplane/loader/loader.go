@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LayoutVersion is the version of all pinned map layouts. Raise it with any change of a key or value struct.
+// LayoutVersion is the version of all pinned map layouts. Raise it with any change of a map's type, flags, key or value struct; what the maps hold is carried over (migrate.go).
 const LayoutVersion = 1
 
 // DefaultPinDir is where maps and links are pinned unless Config says otherwise.
@@ -26,15 +26,18 @@ type Config struct {
 	PinDir string
 	// MapSizes overrides max_entries by map name. It takes effect when the map is first created.
 	MapSizes map[string]uint32
+	// NoTCX attaches to devices as on kernels before 6.6, by filters of clsact.
+	NoTCX bool
 }
 
 // Loader loads and attaches programs for one PinDir. Load may be called concurrently; the other methods may be for different names.
 type Loader struct {
 	loading sync.Mutex // two collections that share a map must not both find it unpinned
 
-	cfg   Config
-	maps  string // directory of map pins
-	links string // directory of link pins
+	cfg     Config
+	maps    string // directory of map pins
+	links   string // directory of link pins
+	filters string // directory of the pins of programs that are filters of clsact
 }
 
 // Open prepares cfg.PinDir and returns a Loader for it.
@@ -59,8 +62,11 @@ func Open(cfg Config) (*Loader, error) {
 	if err := ensureBPFFS(cfg.PinDir); err != nil {
 		return nil, err
 	}
-	l := &Loader{cfg: cfg, maps: MapDir(cfg.PinDir), links: filepath.Join(cfg.PinDir, "links")}
-	for _, dir := range []string{l.maps, l.links} {
+	l := &Loader{cfg: cfg, maps: MapDir(cfg.PinDir), links: filepath.Join(cfg.PinDir, "links"), filters: filepath.Join(cfg.PinDir, "filters")}
+	if !l.cfg.NoTCX {
+		l.cfg.NoTCX = !haveTCX()
+	}
+	for _, dir := range []string{l.maps, l.links, l.filters} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("create pin directory: %w", err)
 		}
@@ -99,6 +105,9 @@ func (l *Loader) Load(spec *ebpf.CollectionSpec, constants map[string]any) (*ebp
 			m.MaxEntries = n
 		}
 		if m.Pinning == ebpf.PinByName {
+			if err := l.inherit(name, m); err != nil {
+				return nil, err
+			}
 			if err := l.adoptSize(name, m); err != nil {
 				return nil, err
 			}
@@ -131,8 +140,13 @@ func (l *Loader) adoptSize(name string, spec *ebpf.MapSpec) error {
 
 // Uninstall detaches every pinned link and removes every pin below PinDir, also of other layout versions.
 func (l *Loader) Uninstall() error {
-	if err := os.RemoveAll(l.links); err != nil {
-		return fmt.Errorf("detach links: %w", err)
+	if err := l.removeFilters(""); err != nil {
+		return err
+	}
+	for _, dir := range []string{l.links, l.filters} {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("detach links: %w", err)
+		}
 	}
 	layouts, err := filepath.Glob(filepath.Join(l.cfg.PinDir, "maps-v*"))
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netlink"
@@ -83,14 +84,23 @@ func Run(ctx context.Context, cfg Config) error {
 	g.Go(func() error { return cluster.Run(ctx, cluster.Config{Client: cfg.Client, Tables: t}) })
 	events := newServiceEvents(cfg.Client, t, cfg.NodeName)
 	g.Go(func() error { return events.run(ctx) })
+	var replaced sync.WaitGroup // the programs of an earlier release
+	replaced.Add(1)
 	g.Go(func() error {
 		lb := cfg.loadBalancer(l, t)
-		lb.OnServiceError = events.report
+		lb.OnServiceError, lb.OnSynced = events.report, replaced.Done
 		return named("load balancer", loadbalancer.Run(ctx, lb))
 	})
 	if cfg.PodNetwork {
-		g.Go(func() error { return named("pod network", runPodNetwork(ctx, cfg, l, t)) })
+		replaced.Add(1)
+		g.Go(func() error { return named("pod network", runPodNetwork(ctx, cfg, l, t, replaced.Done)) })
 	}
+	go func() { // not waited for: a part that fails never says that it is done
+		replaced.Wait()
+		if err := l.Settle(); err != nil {
+			klog.FromContext(ctx).Error(err, "Carry connections over from an earlier release")
+		}
+	}()
 	if cfg.DNS.Domain != "" {
 		corefiles := make(chan string)
 		g.Go(func() error {
@@ -113,8 +123,8 @@ func (cfg Config) loadBalancer(l *loader.Loader, t *tables.Tables) loadbalancer.
 	return lb
 }
 
-// runPodNetwork runs the pod network and, from the moment it can connect pods, keeps the CNI plugin installed.
-func runPodNetwork(ctx context.Context, cfg Config, l *loader.Loader, t *tables.Tables) error {
+// runPodNetwork runs the pod network and, from the moment it can connect pods, which it tells, keeps the CNI plugin installed.
+func runPodNetwork(ctx context.Context, cfg Config, l *loader.Loader, t *tables.Tables, canConnect func()) error {
 	ready := make(chan struct{})
 	events := newNodeEvents(ctx, cfg.Client, cfg.NodeName)
 	defer events.stop()
@@ -131,6 +141,7 @@ func runPodNetwork(ctx context.Context, cfg Config, l *loader.Loader, t *tables.
 			return nil
 		case <-ready:
 		}
+		canConnect()
 		options := cfg.CNI
 		options.Socket, options.QueueDir = pods.Socket(), pods.QueueDir()
 		return install.Keep(klog.NewContext(ctx, klog.FromContext(ctx)), options)

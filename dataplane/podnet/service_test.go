@@ -22,11 +22,12 @@ import (
 // and everything from outside.
 func TestServicesPerPacket(t *testing.T) {
 	for name, shared := range map[string]bool{"native": true, "VXLAN": false} {
-		t.Run(name, func(t *testing.T) { testServices(t, shared) })
+		t.Run(name, func(t *testing.T) { testServices(t, shared, false) })
+		t.Run(name+" without tcx", func(t *testing.T) { testServices(t, shared, true) })
 	}
 }
 
-func testServices(t *testing.T, shared bool) {
+func testServices(t *testing.T, shared, noTCX bool) {
 	c := newCluster(t, route.Auto, shared)
 	// Backends by the addresses that the test's pods ask for.
 	backends := map[string]map[bool]string{
@@ -52,7 +53,7 @@ func testServices(t *testing.T, shared bool) {
 		services = append(services, s)
 	}
 	for _, n := range c.nodes {
-		n.cfg.Services, n.cfg.Slices = services, slices
+		n.cfg.Services, n.cfg.Slices, n.cfg.NoTCX = services, slices, noTCX
 	}
 	c.start()
 	fixed := func(n *node, what string, extra map[string]any) *pod {
