@@ -14,6 +14,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/dataplane/loader"
 )
 
 type progView struct {
@@ -36,7 +38,7 @@ func (env *environment) programs() ([]progView, error) {
 	}
 	views := []progView{}
 	for _, e := range entries {
-		v := progView{Link: e.Name()}
+		v := progView{Link: loader.LinkName(e.Name())}
 		l, err := link.LoadPinnedLink(filepath.Join(dir, e.Name()), nil)
 		if err != nil {
 			return nil, fmt.Errorf("open link %s: %w", e.Name(), err)
@@ -48,22 +50,44 @@ func (env *environment) programs() ([]progView, error) {
 		}
 		v.ID, v.Attach = uint32(info.Program), target(info)
 		if p, err := ebpf.NewProgramFromID(info.Program); err == nil {
-			if pi, err := p.Info(); err == nil {
-				v.Program = pi.Name
-				n, _ := pi.VerifiedInstructions()
-				v.Insns = int(n)
-				if at, ok := pi.LoadTime(); ok {
-					v.Loaded = bootTime().Add(at).Format(time.RFC3339)
-				}
-			}
-			if s, err := p.Stats(); err == nil && s.RunCount > 0 {
-				v.Runs, v.NsPer = s.RunCount, float64(s.Runtime.Nanoseconds())/float64(s.RunCount)
-			}
+			v.describe(p)
 			p.Close()
 		}
 		views = append(views, v)
 	}
+	filters, err := loader.Filters(env.pinDir)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range filters {
+		v := progView{Link: f.Name, Attach: deviceName("clsact", uint32(f.Ifindex))}
+		p, err := ebpf.LoadPinnedProgram(f.Pin, nil)
+		if err != nil {
+			return nil, fmt.Errorf("open filter %s: %w", f.Name, err)
+		}
+		v.describe(p)
+		p.Close()
+		views = append(views, v)
+	}
 	return views, nil
+}
+
+// describe fills in what the kernel says of the program.
+func (v *progView) describe(p *ebpf.Program) {
+	if pi, err := p.Info(); err == nil {
+		v.Program = pi.Name
+		if id, ok := pi.ID(); ok {
+			v.ID = uint32(id)
+		}
+		n, _ := pi.VerifiedInstructions()
+		v.Insns = int(n)
+		if at, ok := pi.LoadTime(); ok {
+			v.Loaded = bootTime().Add(at).Format(time.RFC3339)
+		}
+	}
+	if s, err := p.Stats(); err == nil && s.RunCount > 0 {
+		v.Runs, v.NsPer = s.RunCount, float64(s.Runtime.Nanoseconds())/float64(s.RunCount)
+	}
 }
 
 func bootTime() time.Time {
@@ -74,22 +98,24 @@ func bootTime() time.Time {
 	return time.Now().Add(-time.Duration(ts.Nano()))
 }
 
+// deviceName says on which device a program of some kind is.
+func deviceName(kind string, index uint32) string {
+	if index == 0 {
+		return kind + " (device gone)"
+	}
+	if d, err := net.InterfaceByIndex(int(index)); err == nil {
+		return kind + " " + d.Name
+	}
+	return fmt.Sprintf("%s device %d", kind, index)
+}
+
 // target says where a link is attached.
 func target(info *link.Info) string {
-	device := func(kind string, index uint32) string {
-		if index == 0 {
-			return kind + " (device gone)"
-		}
-		if d, err := net.InterfaceByIndex(int(index)); err == nil {
-			return kind + " " + d.Name
-		}
-		return fmt.Sprintf("%s device %d", kind, index)
-	}
 	if t := info.TCX(); t != nil {
-		return device("tcx", t.Ifindex)
+		return deviceName("tcx", t.Ifindex)
 	}
 	if x := info.XDP(); x != nil {
-		return device("xdp", x.Ifindex)
+		return deviceName("xdp", x.Ifindex)
 	}
 	if c := info.Cgroup(); c != nil {
 		return fmt.Sprintf("cgroup %d", c.CgroupId)

@@ -122,14 +122,14 @@ func (l *Loader) LinkNames() ([]string, error) {
 	}
 	names := make([]string, 0, len(entries))
 	for _, e := range entries {
-		names = append(names, unescape(e.Name()))
+		names = append(names, LinkName(e.Name()))
 	}
 	filters, err := l.pinnedFilters()
 	if err != nil {
 		return nil, err
 	}
 	for _, f := range filters {
-		names = append(names, f.name)
+		names = append(names, f.Name)
 	}
 	sort.Strings(names)
 	return names, nil
@@ -175,6 +175,9 @@ func (l *Loader) linkPath(name string) string { return filepath.Join(l.links, es
 // A bpffs takes no name with a dot, and devices have such (eth0.100).
 func escape(name string) string   { return strings.ReplaceAll(name, ".", "%2e") }
 func unescape(name string) string { return strings.ReplaceAll(name, "%2e", ".") }
+
+// LinkName returns the name under which the link pinned as file was attached.
+func LinkName(file string) string { return unescape(file) }
 
 // cgroupID returns the kernel's id of a cgroup2 directory, which is its file handle.
 func cgroupID(path string) (uint64, error) {

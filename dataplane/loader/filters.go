@@ -25,27 +25,29 @@ const (
 	filterLater uint16 = 12
 )
 
+func filterDir(pinDir string) string { return filepath.Join(pinDir, "filters") }
+
 // HaveTCX says whether programs are attached by tcx links. Without, they are filters of clsact.
 func (l *Loader) HaveTCX() bool { return !l.cfg.NoTCX }
 
-// filterPin is one attached filter, as its pin tells.
-type filterPin struct {
-	name    string
-	ifindex int
-	egress  bool
-	file    string
+// Filter is a program attached as a filter, as its pin tells.
+type Filter struct {
+	Name    string
+	Ifindex int
+	Egress  bool
+	Pin     string // path of the program's pin
 }
 
-func (f filterPin) direction() string {
-	if f.egress {
+func (f Filter) direction() string {
+	if f.Egress {
 		return "out"
 	}
 	return "in"
 }
 
 // parent returns the hook of the clsact qdisc.
-func (f filterPin) parent() uint32 {
-	if f.egress {
+func (f Filter) parent() uint32 {
+	if f.Egress {
 		return netlink.HANDLE_MIN_EGRESS
 	}
 	return netlink.HANDLE_MIN_INGRESS
@@ -53,14 +55,14 @@ func (f filterPin) parent() uint32 {
 
 // attachFilter makes prog the filter name of a device, in place of an earlier one of that name.
 func (l *Loader) attachFilter(prog *ebpf.Program, ifindex int, at ebpf.AttachType, name string, priority uint16) error {
-	pin := filterPin{name: name, ifindex: ifindex, egress: at == ebpf.AttachTCXEgress}
-	pin.file = filepath.Join(l.filters, fmt.Sprintf("%s@%d-%s", escape(name), ifindex, pin.direction()))
+	pin := Filter{Name: name, Ifindex: ifindex, Egress: at == ebpf.AttachTCXEgress}
+	pin.Pin = filepath.Join(l.filters, fmt.Sprintf("%s@%d-%s", escape(name), ifindex, pin.direction()))
 	pins, err := l.pinnedFilters()
 	if err != nil {
 		return err
 	}
 	for _, old := range pins {
-		if old.name == name && old.file != pin.file { // the device is another one now
+		if old.Name == name && old.Pin != pin.Pin { // the device is another one now
 			if err := l.removeFilter(old); err != nil {
 				return err
 			}
@@ -78,30 +80,33 @@ func (l *Loader) attachFilter(prog *ebpf.Program, ifindex int, at ebpf.AttachTyp
 	if err != nil {
 		return fmt.Errorf("attach %s as filter to device %d: %w", name, ifindex, err)
 	}
-	if err := os.Remove(pin.file); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("replace pin %s: %w", pin.file, err)
+	if err := os.Remove(pin.Pin); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("replace pin %s: %w", pin.Pin, err)
 	}
 	twin, err := prog.Clone() // a program remembers one pin only, and this one may be a filter of several devices
 	if err != nil {
 		return fmt.Errorf("attach %s: %w", name, err)
 	}
 	defer twin.Close()
-	if err := twin.Pin(pin.file); err != nil {
+	if err := twin.Pin(pin.Pin); err != nil {
 		return fmt.Errorf("pin filter %s: %w", name, err)
 	}
 	return nil
 }
 
-// pinnedFilters lists the filters that are attached.
-func (l *Loader) pinnedFilters() ([]filterPin, error) {
-	entries, err := os.ReadDir(l.filters)
+func (l *Loader) pinnedFilters() ([]Filter, error) { return Filters(l.cfg.PinDir) }
+
+// Filters lists what is attached by filters that are pinned below pinDir.
+func Filters(pinDir string) ([]Filter, error) {
+	dir := filterDir(pinDir)
+	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list filters: %w", err)
 	}
-	var out []filterPin
+	var out []Filter
 	for _, e := range entries {
 		at := strings.LastIndexByte(e.Name(), '@')
 		if at < 0 {
@@ -112,7 +117,7 @@ func (l *Loader) pinnedFilters() ([]filterPin, error) {
 		if err != nil {
 			continue
 		}
-		out = append(out, filterPin{name: unescape(e.Name()[:at]), ifindex: n, egress: direction == "out", file: filepath.Join(l.filters, e.Name())})
+		out = append(out, Filter{Name: unescape(e.Name()[:at]), Ifindex: n, Egress: direction == "out", Pin: filepath.Join(dir, e.Name())})
 	}
 	return out, nil
 }
@@ -125,7 +130,7 @@ func (l *Loader) removeFilters(name string) error {
 	}
 	var errs []error
 	for _, p := range pins {
-		if name == "" || p.name == name {
+		if name == "" || p.Name == name {
 			errs = append(errs, l.removeFilter(p))
 		}
 	}
@@ -133,20 +138,20 @@ func (l *Loader) removeFilters(name string) error {
 }
 
 // removeFilter takes a filter off its device, and the device's clsact qdisc with the last filter. Nothing is done where the device is gone, or is another namespace's.
-func (l *Loader) removeFilter(p filterPin) error {
-	dev, err := netlink.LinkByIndex(p.ifindex)
+func (l *Loader) removeFilter(p Filter) error {
+	dev, err := netlink.LinkByIndex(p.Ifindex)
 	if err == nil {
 		if err := removeNamed(dev, p); err != nil {
-			return fmt.Errorf("detach %s from %s: %w", p.name, dev.Attrs().Name, err)
+			return fmt.Errorf("detach %s from %s: %w", p.Name, dev.Attrs().Name, err)
 		}
 	}
-	if err := os.Remove(p.file); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("unpin filter %s: %w", p.name, err)
+	if err := os.Remove(p.Pin); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("unpin filter %s: %w", p.Name, err)
 	}
 	return nil
 }
 
-func removeNamed(dev netlink.Link, p filterPin) error {
+func removeNamed(dev netlink.Link, p Filter) error {
 	left, removed := 0, false
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
 		filters, err := netlink.FilterList(dev, parent)
@@ -155,7 +160,7 @@ func removeNamed(dev netlink.Link, p filterPin) error {
 		}
 		for _, f := range filters {
 			b, ok := f.(*netlink.BpfFilter)
-			if !ok || b.Name != p.name || parent != p.parent() {
+			if !ok || b.Name != p.Name || parent != p.parent() {
 				left++
 				continue
 			}

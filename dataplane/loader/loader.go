@@ -62,7 +62,7 @@ func Open(cfg Config) (*Loader, error) {
 	if err := ensureBPFFS(cfg.PinDir); err != nil {
 		return nil, err
 	}
-	l := &Loader{cfg: cfg, maps: MapDir(cfg.PinDir), links: filepath.Join(cfg.PinDir, "links"), filters: filepath.Join(cfg.PinDir, "filters")}
+	l := &Loader{cfg: cfg, maps: MapDir(cfg.PinDir), links: filepath.Join(cfg.PinDir, "links"), filters: filterDir(cfg.PinDir)}
 	if !l.cfg.NoTCX {
 		l.cfg.NoTCX = !haveTCX()
 	}

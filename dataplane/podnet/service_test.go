@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -118,5 +120,57 @@ func testServices(t *testing.T, shared, noTCX bool) {
 		if !errors.Is(err, unix.ECONNREFUSED) {
 			t.Errorf("%s: a port that the service has not: %v", family, err)
 		}
+	}
+	var paths []loadPath
+	for family, is4 := range families {
+		at := func(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }
+		paths = append(paths,
+			loadPath{family + ", pod to a backend on its node", client.ns, at(netip.MustParseAddr(vip["near"][is4]), 7)},
+			loadPath{family + ", pod to a backend elsewhere", client.ns, at(netip.MustParseAddr(vip["far"][is4]), 7)},
+			loadPath{family + ", outside to a node port, backend elsewhere", c.outside, at(nodeIP[is4], 30002)})
+	}
+	killUnderLoad(t, c, paths)
+}
+
+// loadPath is a way to a service.
+type loadPath struct {
+	what string
+	from *nettest.NS
+	to   netip.AddrPort
+}
+
+// killUnderLoad ends every agent by SIGKILL three times and starts it again, each time reading everything anew, while connections are made, used and closed all the time. None may fail.
+func killUnderLoad(t *testing.T, c *cluster, paths []loadPath) {
+	t.Helper()
+	var done atomic.Bool
+	var wg sync.WaitGroup
+	worked := make([]int, len(paths))
+	failed := make([]error, len(paths))
+	for i, p := range paths {
+		wg.Go(func() {
+			for !done.Load() && failed[i] == nil {
+				if _, err := askPort(p.from, "tcp", p.to, 100); err != nil {
+					failed[i] = err
+				}
+				worked[i]++
+			}
+		})
+	}
+	for range 3 {
+		for _, n := range c.nodes {
+			n.kill()
+			n.start()
+		}
+	}
+	done.Store(true)
+	wg.Wait()
+	for i, p := range paths {
+		if failed[i] != nil {
+			t.Errorf("%s: connection %d while agents were killed: %v", p.what, worked[i], failed[i])
+		}
+		if worked[i] < 20 {
+			t.Errorf("%s: only %d connections: the test proves nothing", p.what, worked[i])
+		}
+		t.Logf("%s: %d connections", p.what, worked[i])
 	}
 }
