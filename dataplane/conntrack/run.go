@@ -14,7 +14,7 @@ import (
 type Config struct {
 	// Tables are swept in turn, by name.
 	Tables map[string]*Table
-	// Interval between sweeps; zero: 10 s. Under pressure it is a second.
+	// Interval between sweeps; zero: 10 s. Less, down to a second, if a table would come under pressure before.
 	Interval time.Duration
 	// Wake asks for a sweep now; may be nil.
 	Wake <-chan struct{}
@@ -47,7 +47,7 @@ func Run(ctx context.Context, cfg Config) error {
 			}
 		}
 	}
-	pressed := map[string]bool{}
+	pressed, stayed, swept := map[string]bool{}, map[string]int{}, map[string]time.Time{}
 	for {
 		wait := cfg.Interval
 		if cfg.Before != nil {
@@ -66,12 +66,13 @@ func Run(ctx context.Context, cfg Config) error {
 			took.Observe(r.Took.Seconds())
 			was := pressed[name]
 			pressed[name] = float64(r.Entries) > PressureAt*float64(r.Capacity)
-			if pressed[name] {
-				wait = min(wait, time.Second)
-				if !was {
-					log.Info("connection table is nearly full; unanswered connections are removed early", "table", name, "entries", r.Entries, "capacity", r.Capacity)
-				}
+			if pressed[name] && !was {
+				log.Info("connection table is nearly full; unanswered and closed connections are removed early", "table", name, "entries", r.Entries, "capacity", r.Capacity)
 			}
+			if last, ok := swept[name]; ok {
+				wait = min(wait, untilPressure(r, stayed[name], time.Since(last), cfg.Interval))
+			}
+			stayed[name], swept[name] = r.Entries, time.Now()
 		}
 		select {
 		case <-ctx.Done():
@@ -80,4 +81,18 @@ func Run(ctx context.Context, cfg Config) error {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// untilPressure says when the table must be swept again, if as many connections keep coming as came in the time since the last sweep, after which before entries were left:
+// many short connections fill a table with closed ones long before a regular sweep. At least a second, at most interval.
+func untilPressure(r Result, before int, since, interval time.Duration) time.Duration {
+	room := PressureAt*float64(r.Capacity) - float64(r.Entries)
+	came := float64(r.Entries + r.Removed - before)
+	if room <= 0 {
+		return min(interval, time.Second)
+	}
+	if came <= 0 || room/came >= float64(interval)/float64(since) {
+		return interval
+	}
+	return max(min(interval, time.Second), time.Duration(room/came*float64(since)))
 }

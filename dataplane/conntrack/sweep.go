@@ -13,7 +13,7 @@ import (
 	"github.com/fairlead/fairlead/dataplane/loader"
 )
 
-// PressureAt is the share of a table's capacity from which unanswered connections are removed early.
+// PressureAt is the share of a table's capacity from which unanswered and closed connections are removed early.
 const PressureAt = 0.75
 
 // Bits of loader.BPFCt.Flags and states, as bpf/lib/types.h has them.
@@ -160,7 +160,7 @@ func (t *Table) ended(k *loader.BPFCtKey, e *loader.BPFCt, now uint32, pressed b
 
 func (t *Table) silent(e *loader.BPFCt, now uint32, pressed bool) bool {
 	life := t.Lifetimes.of(e, t.TCP)
-	if pressed && loader.BPFCtState(e.State) == loader.BPFCtStateCtNew {
+	if pressed && loader.BPFCtState(e.State) != loader.BPFCtStateCtEstablished {
 		life /= 10
 	}
 	// Programs may have written a later tick than now.

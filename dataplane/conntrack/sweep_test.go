@@ -4,6 +4,7 @@ package conntrack
 
 import (
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -57,6 +58,8 @@ func TestSweep(t *testing.T) {
 		"closing ends soon":                           {true, closing, now - 11, now - 11, false, false, false},
 		"unanswered stays a minute":                   {true, syn, now - 50, now - 50, false, false, true},
 		"unanswered ends early under pressure":        {true, syn, now - 50, now - 50, true, false, false},
+		"closed ends early under pressure":            {true, closing, now - 5, now - 5, true, false, false},
+		"closed just now stays under pressure":        {true, closing, now - 1, now - 1, true, false, true},
 		"established is safe under pressure":          {true, est, now - 20000, now - 20000, true, false, true},
 		"a tick from the future is no age":            {true, closing, now + 3, now + 3, false, false, true},
 		"TCP to a backend that left ends by itself":   {true, est, now - 1, now - 1, false, true, true},
@@ -111,4 +114,23 @@ func TestSweepMany(t *testing.T) {
 		t.Fatalf("%+v %v, want half of 40000 entries removed", r, err)
 	}
 	t.Logf("40000 entries in %s", r.Took)
+}
+
+func TestUntilPressure(t *testing.T) {
+	const full = 1000 // pressure from 750
+	for name, c := range map[string]struct {
+		entries, removed, before int
+		since, want              time.Duration
+	}{
+		"nothing came":                      {100, 0, 100, 10 * time.Second, 10 * time.Second},
+		"few come":                          {100, 50, 50, 10 * time.Second, 10 * time.Second},
+		"as many as came fill it in 3.25 s": {100, 2000, 100, 10 * time.Second, 3250 * time.Millisecond},
+		"a second at least":                 {700, 5000, 100, 10 * time.Second, time.Second},
+		"pressed":                           {800, 0, 800, time.Second, time.Second},
+		"fewer than before":                 {10, 0, 500, 10 * time.Second, 10 * time.Second},
+	} {
+		if got := untilPressure(Result{Entries: c.entries, Removed: c.removed, Capacity: full}, c.before, c.since, 10*time.Second); got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
 }

@@ -99,7 +99,7 @@ func runAgent(config string) error {
 	rlimit.RemoveMemlock()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	ld, err := loader.Open(loader.Config{PinDir: filepath.Join(c.Dir, "bpf"), NoTCX: c.NoTCX, MapSizes: map[string]uint32{"masquerade": 4096, "inbound": 1024, "ct_tcp": 4096, "ct_any": 4096, "services": 1024, "backends": 1024, "slots": 1024, "backend_loads": 1024}})
+	ld, err := loader.Open(loader.Config{PinDir: filepath.Join(c.Dir, "bpf"), NoTCX: c.NoTCX, MapSizes: map[string]uint32{"masquerade": 4096, "inbound": 1024, "ct_tcp": 1 << 17, "ct_any": 4096, "services": 1024, "backends": 1024, "slots": 1024, "backend_loads": 1024}})
 	if err != nil {
 		return err
 	}
