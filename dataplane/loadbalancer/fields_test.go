@@ -243,7 +243,9 @@ func TestServiceFields(t *testing.T) {
 			route("fd00:96::/112", "2001:db8:2::1"), route("fd00:10:244::/56", "2001:db8:2::1"), route("2001:db8:1::1/128", "2001:db8:2::1"))
 	})
 	// Ports that are nobody's are the kernel's to refuse, which it does not often by itself.
-	must(o.node.ns, func() error { return errors.Join(sysctl("net.ipv4.icmp_ratelimit", "0"), sysctl("net.ipv6.icmp.ratelimit", "0")) })
+	must(o.node.ns, func() error {
+		return errors.Join(sysctl("net.ipv4.icmp_ratelimit", "0"), sysctl("net.ipv6.icmp.ratelimit", "0"))
+	})
 	o.node.cfg.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/56")}
 	o.node.put(&tables.Node{Name: "n1", Zone: "a"})
 	for i := range fieldCases {
