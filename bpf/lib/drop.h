@@ -92,7 +92,7 @@ inline_fn int drop_listened(void)
 /* drop_skb counts a packet that a tc program drops, and returns the verdict. */
 static __noinline int drop_skb(struct __sk_buff *skb, __u32 reason)
 {
-	__u32 n = skb->len < DROP_HEAD ? skb->len : DROP_HEAD;
+	__u64 n = skb->len;
 	struct drop_event *e;
 
 	drop_count(reason, skb->len);
@@ -106,8 +106,16 @@ static __noinline int drop_skb(struct __sk_buff *skb, __u32 reason)
 	e->ifindex = skb->ifindex;
 	e->len = skb->len;
 	e->head_len = 0;
-	if (n >= 14 && n <= DROP_HEAD && !bpf_skb_load_bytes(skb, 0, e->head, n))
+	/* Two comparisons of the very register that becomes the length: of anything cleverer, which the compiler would make of them, verifiers before 6.8 learn no lower bound. */
+	if (n > DROP_HEAD)
+		n = DROP_HEAD;
+	asm volatile("" : "+r"(n));
+	if (n < 14)
+		goto out;
+	asm volatile("" : "+r"(n));
+	if (n <= DROP_HEAD && !bpf_skb_load_bytes(skb, 0, e->head, n))
 		e->head_len = n;
+out:
 	bpf_ringbuf_submit(e, 0);
 	return TCX_DROP;
 }
