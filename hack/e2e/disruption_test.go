@@ -55,22 +55,28 @@ func TestServerRestartLosesNothing(t *testing.T) {
 }
 
 func TestContainerdRestartLosesNothing(t *testing.T) {
-	const pidFile = "/run/fairlead/containerd/containerd.pid" // pid and start time
 	underLoad(t, func() {
 		for _, n := range []string{"server-1", "agent-1", "agent-2"} {
-			before := inHost(t, n, "cat", pidFile)
-			inHost(t, n, "sh", "-c", "kill -9 $(cut -d' ' -f1 "+pidFile+")")
-			eventually(t, 20*time.Second, func() error {
-				if now := inHost(t, n, "cat", pidFile); now == before {
-					return fmt.Errorf("%s: containerd was killed and not started again", n)
-				}
-				return nil
-			})
+			killContainerd(t, n)
 		}
 	})
 	// The new daemons run pods.
 	kubectl(t, "-n", "sample", "rollout", "restart", "deployment/web")
 	kubectl(t, "-n", "sample", "rollout", "status", "deployment/web", "--timeout=60s")
+}
+
+// killContainerd kills a node's containerd and waits until there is another.
+func killContainerd(t *testing.T, node string) {
+	t.Helper()
+	const pidFile = "/run/fairlead/containerd/containerd.pid" // pid and start time
+	before := inHost(t, node, "cat", pidFile)
+	inHost(t, node, "sh", "-c", "kill -9 $(cut -d' ' -f1 "+pidFile+")")
+	eventually(t, 20*time.Second, func() error {
+		if now := inHost(t, node, "cat", pidFile); now == before {
+			return fmt.Errorf("%s: containerd was killed and not started again", node)
+		}
+		return nil
+	})
 }
 
 func TestUpgradeLosesNothing(t *testing.T) {

@@ -23,11 +23,16 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/fairlead/fairlead/hack/await"
+	"github.com/fairlead/fairlead/hack/images/testimage"
 	"github.com/fairlead/fairlead/hack/sandbox"
 	"github.com/fairlead/fairlead/hack/testcluster"
 )
 
-const manifest = "../sample/sample.yaml"
+const (
+	manifest = "../sample/sample.yaml"
+	// shellImage is a shell and hack/images/testapp.
+	shellImage = "fairlead.io/shell:1"
+)
 
 // env is the cluster under test.
 var env struct {
@@ -53,6 +58,19 @@ func run(m *testing.M) (code int, err error) {
 	}
 	images, err := testcluster.Images(root)
 	if err != nil {
+		return 1, err
+	}
+	scratch, err := os.MkdirTemp("", "e2e")
+	if err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(scratch)
+	shell, err := testimage.Shell(scratch, shellImage)
+	if err != nil {
+		return 1, err
+	}
+	images = append(images, filepath.Join(scratch, "shell.tar"))
+	if err := os.WriteFile(images[len(images)-1], shell, 0o644); err != nil {
 		return 1, err
 	}
 	s, err := testcluster.Open(root, "")

@@ -3,15 +3,12 @@
 package nodetest
 
 import (
-	"archive/tar"
 	"bytes"
-	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
 	"log"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -20,6 +17,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+
+	"github.com/fairlead/fairlead/hack/images/testimage"
 )
 
 func TestSecurityAndImages(t *testing.T) {
@@ -162,55 +161,11 @@ func privateRegistry(t *testing.T) (image string, authenticated *atomic.Int64) {
 	}))
 	t.Cleanup(server.Close)
 	host := strings.TrimPrefix(server.URL, "http://")
-	var layer bytes.Buffer
-	writeTar(t, &layer)
 	for _, repository := range []string{"app", "other"} {
-		push(t, server.URL+"/v2/"+repository, layer.Bytes())
+		if err := testimage.Push(t.Context(), server.URL, repository, "1", map[string]string{"file": "x\n"}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	open.Store(false)
 	return host + "/app:1", authenticated
-}
-
-func writeTar(t *testing.T, out *bytes.Buffer) {
-	t.Helper()
-	archive := tar.NewWriter(out)
-	if err := archive.WriteHeader(&tar.Header{Name: "file", Mode: 0o644, Size: 2}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := archive.Write([]byte("x\n")); err != nil {
-		t.Fatal(err)
-	}
-	if err := archive.Close(); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// push uploads an image of one layer by the registry protocol (OCI distribution specification).
-func push(t *testing.T, repository string, layer []byte) {
-	t.Helper()
-	send := func(method, url, kind string, data []byte) {
-		t.Helper()
-		request, err := http.NewRequestWithContext(t.Context(), method, url, bytes.NewReader(data))
-		if err != nil {
-			t.Fatal(err)
-		}
-		request.Header.Set("Content-Type", kind)
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			t.Fatal(err)
-		}
-		response.Body.Close()
-		if response.StatusCode != http.StatusCreated {
-			t.Fatalf("%s %s: %s", method, url, response.Status)
-		}
-	}
-	digest := func(data []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(data)) }
-	config := fmt.Appendf(nil, `{"architecture":%q,"os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[%q]}}`, runtime.GOARCH, digest(layer))
-	for _, blob := range [][]byte{config, layer} {
-		send(http.MethodPost, repository+"/blobs/uploads/?digest="+digest(blob), "application/octet-stream", blob)
-	}
-	const manifestType = "application/vnd.oci.image.manifest.v1+json"
-	manifest := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},
-"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":%q,"size":%d}]}`, manifestType, digest(config), len(config), digest(layer), len(layer))
-	send(http.MethodPut, repository+"/manifests/1", manifestType, manifest)
 }

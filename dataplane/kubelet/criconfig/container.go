@@ -74,9 +74,7 @@ func Container(in Inputs, node Node) (*runtimeapi.ContainerConfig, error) {
 		Linux: &runtimeapi.LinuxContainerConfig{Resources: Resources(pod, container, node), SecurityContext: security},
 	}
 	if container.Lifecycle != nil && container.Lifecycle.StopSignal != nil {
-		if number, ok := runtimeapi.Signal_value[string(*container.Lifecycle.StopSignal)]; ok {
-			config.StopSignal = runtimeapi.Signal(number)
-		}
+		config.StopSignal = stopSignal(*container.Lifecycle.StopSignal)
 	}
 	for name, value := range in.Annotations {
 		if _, ours := config.Annotations[name]; !ours {
@@ -267,3 +265,9 @@ var (
 	}
 	readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 )
+
+// stopSignal is CRI's number for a signal's name: SIGRTMIN+1 is SIGNAL_SIGRTMINPLUS1 there. One it does not know leaves the choice to the runtime.
+func stopSignal(signal v1.Signal) runtimeapi.Signal {
+	name := strings.NewReplacer("+", "PLUS", "-", "MINUS").Replace(string(signal))
+	return runtimeapi.Signal(runtimeapi.Signal_value["SIGNAL_"+name])
+}

@@ -87,3 +87,14 @@ func TestResources(t *testing.T) {
 		t.Errorf("huge pages %+v", got.HugepageLimits)
 	}
 }
+
+func TestStopSignal(t *testing.T) {
+	for name, want := range map[v1.Signal]runtimeapi.Signal{
+		v1.SIGUSR1: runtimeapi.Signal_SIGNAL_SIGUSR1, v1.SIGRTMINPLUS1: runtimeapi.Signal_SIGNAL_SIGRTMINPLUS1,
+		v1.SIGRTMAXMINUS14: runtimeapi.Signal_SIGNAL_SIGRTMAXMINUS14, "SIGNONE": runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT,
+	} {
+		if got := stopSignal(name); got != want {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}

@@ -24,7 +24,7 @@ const (
 	retryDelay    = 2 * time.Second // after a failure that the next try may not meet
 	sandboxDelay  = time.Second
 	callTimeout   = 2 * time.Minute
-	minStopPeriod = 2 * time.Second // SIGTERM has at least this long, whatever a hook used up
+	minStopPeriod = 2 * time.Second // a container has at least this long to end by itself, whatever a hook or those that end before it used up
 )
 
 // launch starts an action unless the same one is under way; w.mu is held.
@@ -254,11 +254,8 @@ func (w *worker) kill(ctx context.Context, pod *v1.Pod, a sync.Action) error {
 			return ctx.Err()
 		}
 	}
-	stop := time.Until(deadline)
-	if left > 0 {
-		stop = max(stop, minStopPeriod)
-	}
-	seconds := int64((max(stop, 0) + time.Second - 1) / time.Second)
+	stop := max(time.Until(deadline), minStopPeriod)
+	seconds := int64((stop + time.Second - 1) / time.Second)
 	err := w.Runtime.StopContainer(ctx, a.ID, seconds)
 	if err != nil && !observed.IsNotFound(err) {
 		w.pause(ctx)

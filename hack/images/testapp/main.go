@@ -15,6 +15,7 @@
 //	exit=CODE         ends the process
 //	memory=MIB        allocates and touches memory
 //	serve=PORT        answers HTTP: /healthz (200, or 500 once /tmp/unhealthy exists), /hostname, anything else echoes the request's path
+//	grpc=PORT         answers gRPC's health check: SERVING for the service "up" and for none, NOT_SERVING for others
 //	echo              copies standard input to standard output until it ends
 //	exists=FILE       ends with code 1 when FILE does not exist
 //	id                uid, gid, groups
@@ -91,6 +92,8 @@ func step(name, value string) error {
 		return allocate(value)
 	case "serve":
 		return serve(value)
+	case "grpc":
+		return serveHealth(value)
 	case "echo":
 		_, err := io.Copy(os.Stdout, os.Stdin)
 		return err
@@ -169,4 +172,27 @@ func serve(port string) error {
 	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path) })
 	go wait(nil)
 	return http.ListenAndServe(":"+port, nil)
+}
+
+// serveHealth is grpc.health.v1.Health/Check in plain HTTP/2, without a gRPC library: a message is a byte for no compression, its length in four, and
+// protocol buffers; field 1 of the request is the service's name, field 1 of the answer 1 (SERVING) or 2 (NOT_SERVING).
+func serveHealth(port string) error {
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	server := http.Server{Addr: ":" + port, Protocols: &protocols, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		request, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		status := byte(2)
+		if len(request) == 5 || string(request[5:]) == "\x0a\x02up" {
+			status = 1
+		}
+		w.Header().Set("Content-Type", "application/grpc")
+		w.Header().Set("Trailer", "Grpc-Status")
+		_, _ = w.Write([]byte{0, 0, 0, 0, 2, 0x08, status})
+		w.Header().Set("Grpc-Status", "0")
+	})}
+	go wait(nil)
+	return server.ListenAndServe()
 }
