@@ -5,20 +5,22 @@ package kubelet
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	podresources "k8s.io/kubelet/pkg/apis/podresources/v1"
 
 	"github.com/fairlead/fairlead/dataplane/kubelet/podworker"
 )
 
-// prepare gets the devices a pod asks for.
+// prepare gets the devices a pod asks for, and its resource claims.
 func (k *kubelet) prepare(ctx context.Context, pod *v1.Pod) error {
 	if err := k.devices.Allocate(ctx, pod, k.active); err != nil {
 		return &podworker.Refusal{Reason: "UnexpectedAdmissionError", Message: err.Error()}
 	}
-	return nil
+	return k.claims.Prepare(ctx, pod)
 }
 
 // active tells whether a pod has not ended.
@@ -28,13 +30,13 @@ func (k *kubelet) active(uid types.UID) bool {
 }
 
 // release takes back what a pod had.
-func (k *kubelet) release(_ context.Context, uid types.UID) error {
+func (k *kubelet) release(ctx context.Context, uid types.UID) error {
 	k.devices.Release(uid)
 	k.ranges.Release(uid)
-	return nil
+	return k.claims.Release(ctx, uid)
 }
 
-// containerDevices is what device plugins give a container that starts.
+// containerDevices is what device plugins and resource claims give a container that starts.
 func (k *kubelet) containerDevices(ctx context.Context, pod *v1.Pod, container *v1.Container) (out podworker.Devices, err error) {
 	given, err := k.devices.Container(ctx, pod, container)
 	if err != nil {
@@ -50,7 +52,38 @@ func (k *kubelet) containerDevices(ctx context.Context, pod *v1.Pod, container *
 	for _, d := range given.CdiDevices {
 		out.CDI = append(out.CDI, &runtimeapi.CDIDevice{Name: d.Name})
 	}
+	claimed, err := k.claims.Container(pod, container)
+	if err != nil {
+		return out, err
+	}
+	for _, d := range claimed {
+		for _, id := range d.CDI {
+			if !slices.ContainsFunc(out.CDI, func(known *runtimeapi.CDIDevice) bool { return known.Name == id }) {
+				out.CDI = append(out.CDI, &runtimeapi.CDIDevice{Name: id})
+			}
+		}
+	}
 	return out, nil
+}
+
+// claimed is what resource claims give a container, for those who ask who has what.
+func (k *kubelet) claimed(pod *v1.Pod, container *v1.Container) (out []*podresources.DynamicResource) {
+	given, err := k.claims.Container(pod, container)
+	if err != nil {
+		return nil // not yet
+	}
+	for _, d := range given {
+		resource := &podresources.ClaimResource{DriverName: d.Driver, PoolName: d.Pool, DeviceName: d.Device.Device}
+		for _, id := range d.CDI {
+			resource.CdiDevices = append(resource.CdiDevices, &podresources.CDIDevice{Name: id})
+		}
+		if last := len(out) - 1; last >= 0 && out[last].ClaimName == d.Claim {
+			out[last].ClaimResources = append(out[last].ClaimResources, resource)
+			continue
+		}
+		out = append(out, &podresources.DynamicResource{ClaimName: d.Claim, ClaimNamespace: d.Namespace, ClaimResources: []*podresources.ClaimResource{resource}})
+	}
+	return out
 }
 
 // userNamespace is a pod's own user namespace, nil for pods in the host's.

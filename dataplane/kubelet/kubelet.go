@@ -39,6 +39,7 @@ import (
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	"github.com/fairlead/fairlead/dataplane/kubelet/cgroups"
+	"github.com/fairlead/fairlead/dataplane/kubelet/claims"
 	"github.com/fairlead/fairlead/dataplane/kubelet/criconfig"
 	"github.com/fairlead/fairlead/dataplane/kubelet/csi"
 	"github.com/fairlead/fairlead/dataplane/kubelet/devices"
@@ -83,6 +84,7 @@ type kubelet struct {
 	volumes *volumes.Host
 	csi     *csi.Volumes
 	devices *devices.Manager
+	claims  *claims.Manager
 	ranges  *userns.Ranges
 	health  *health
 	stats   *stats.Collector
@@ -199,6 +201,10 @@ func Run(ctx context.Context, cfg Config) error {
 	if k.devices, err = devices.New(ctx, filepath.Join(cfg.DataDir, "device-plugins"), k.keeper.Poke); err != nil {
 		log.Error(err, "Devices of device plugins")
 	}
+	if k.claims, err = claims.New(k.client, filepath.Join(cfg.DataDir, "resource_claims")); err != nil {
+		log.Error(err, "Resource claims of pods that were here before")
+	}
+	defer k.claims.Close()
 	uids, err := k.volumes.Orphans()
 	if err != nil {
 		return fmt.Errorf("kubelet: pods that were here before: %w", err)
@@ -257,6 +263,7 @@ func Run(ctx context.Context, cfg Config) error {
 func (k *kubelet) watchPlugins(ctx context.Context, drivers *csi.Drivers) {
 	watcher := &plugins.Watcher{Dir: filepath.Join(k.cfg.DataDir, "plugins_registry"), Handlers: map[string]plugins.Handler{
 		registrationapi.CSIPlugin: drivers, registrationapi.DevicePlugin: devices.Watched{Manager: k.devices},
+		registrationapi.DRAPlugin: k.claims,
 	}}
 	if err := watcher.Run(ctx); err != nil {
 		klog.FromContext(ctx).Error(err, "Plugins of this node are not looked for")
@@ -273,7 +280,7 @@ func (k *kubelet) serveDevices(ctx context.Context) {
 	}
 	both.Go(func() { tell(k.devices.Run(ctx)) })
 	both.Go(func() {
-		resources := &devices.Resources{Manager: k.devices, Pods: k.endingPods().List}
+		resources := &devices.Resources{Manager: k.devices, Pods: k.endingPods().List, Claims: k.claimed}
 		tell(resources.Serve(ctx, filepath.Join(k.cfg.DataDir, "pod-resources", "kubelet.sock")))
 	})
 	both.Wait()
@@ -405,6 +412,14 @@ func (k *kubelet) sweep(ctx context.Context, pods map[types.UID]*observed.Pod) {
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "Cannot look for volumes left over")
 		return
+	}
+	for _, uid := range k.claims.Pods() {
+		if _, inRuntime := pods[uid]; inRuntime || k.workers.Known(uid) {
+			continue
+		}
+		if err := k.claims.Release(ctx, uid); err != nil {
+			klog.FromContext(ctx).Error(err, "Resource claims left over were not taken back", "uid", uid)
+		}
 	}
 	for _, uid := range dirs {
 		if _, inRuntime := pods[uid]; inRuntime || k.workers.Known(uid) {

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/fairlead/fairlead/controlplane/apiserver"
 )
 
 // Identity is an authority and the API server's client certificate by it, as files.
@@ -51,3 +53,11 @@ func NewIdentity(t testing.TB) Identity {
 	}
 	return Identity{CA: write("ca.crt", "CERTIFICATE", sign(authority)), Cert: write("client.crt", "CERTIFICATE", sign(client)), Key: write("client.key", "EC PRIVATE KEY", keyData)}
 }
+
+// Server lets the API server show the certificate to nodes; for StartWith.
+func (i Identity) Server(c *apiserver.Config) {
+	c.Kubelet.CertFile, c.Kubelet.KeyFile, c.Kubelet.Insecure = i.Cert, i.Key, true
+}
+
+// Node lets the node believe the authority and be reached; for StartWith.
+func (i Identity) Node(c *Config) { c.Kubelet.Address, c.Kubelet.ClientCAFile = "", i.CA }

@@ -117,11 +117,15 @@ type Node struct {
 type Config struct {
 	DataDir, RunDir, CgroupRoot string
 	Containerd                  containerd.Config
+	Foreign                     bool // another runtime, at Kubelet.CRIEndpoint, that the test runs
 	Kubelet                     kubelet.Config
 }
 
 // run is the node: the runtime, and the kubelet once that is ready.
 func (c Config) run(ctx context.Context) error {
+	if c.Foreign {
+		return kubelet.Run(ctx, c.Kubelet)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	runtime := make(chan error, 1)

@@ -21,8 +21,6 @@ import (
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/transport/spdy"
 	"k8s.io/utils/ptr"
-
-	"github.com/fairlead/fairlead/controlplane/apiserver"
 )
 
 func (n *Node) logs(options *v1.PodLogOptions, pod string) string {
@@ -38,11 +36,7 @@ func (n *Node) logs(options *v1.PodLogOptions, pod string) string {
 
 func TestServing(t *testing.T) {
 	identity := NewIdentity(t)
-	n := StartWith(t, func(c *apiserver.Config) {
-		c.Kubelet.CertFile, c.Kubelet.KeyFile, c.Kubelet.Insecure = identity.Cert, identity.Key, true
-	}, func(c *Config) {
-		c.Kubelet.Address, c.Kubelet.ClientCAFile = "", identity.CA
-	})
+	n := StartWith(t, identity.Server, identity.Node)
 	server := Pod("server", "print=one", "print=two", "print=three", "serve=8080")
 	server.Spec.Containers[0].Resources.Limits = v1.ResourceList{v1.ResourceCPU: quantity("500m"), v1.ResourceMemory: quantity("64Mi")}
 	server.Spec.Containers[0].ReadinessProbe = &v1.Probe{PeriodSeconds: 1, ProbeHandler: v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: intstr.FromInt32(8080)}}}

@@ -111,6 +111,8 @@ type Resources struct {
 	*Manager
 	// Pods are those that have not ended.
 	Pods func() []*v1.Pod
+	// Claims are what resource claims give a container.
+	Claims func(*v1.Pod, *v1.Container) []*podresources.DynamicResource
 }
 
 // Serve answers on a socket until ctx ends.
@@ -187,5 +189,8 @@ func (r *Resources) container(pod *v1.Pod, container *v1.Container) *podresource
 		out.Devices = append(out.Devices, &podresources.ContainerDevices{ResourceName: name, DeviceIds: a.Devices})
 	}
 	slices.SortFunc(out.Devices, func(a, b *podresources.ContainerDevices) int { return strings.Compare(a.ResourceName, b.ResourceName) })
+	if r.Claims != nil {
+		out.DynamicResources = r.Claims(pod, container)
+	}
 	return out
 }

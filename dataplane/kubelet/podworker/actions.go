@@ -118,8 +118,11 @@ func (w *worker) setUpVolumes(ctx context.Context, pod *v1.Pod, seen *observed.P
 	first := !w.volumesReady
 	w.mu.Unlock()
 	var err error
+	reason := "FailedMount"
 	if first && w.Prepare != nil {
-		err = w.Prepare(ctx, pod)
+		if err = w.Prepare(ctx, pod); err != nil {
+			reason = "FailedPrepareDynamicResources"
+		}
 	}
 	var refused *Refusal
 	if errors.As(err, &refused) {
@@ -141,7 +144,7 @@ func (w *worker) setUpVolumes(ctx context.Context, pod *v1.Pod, seen *observed.P
 	}
 	w.mu.Unlock()
 	if err != nil && ctx.Err() == nil && first {
-		w.Event(pod, "", true, "FailedMount", err.Error())
+		w.Event(pod, "", true, reason, err.Error())
 	}
 	return err
 }
