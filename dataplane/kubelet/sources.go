@@ -85,7 +85,7 @@ func (s *sources) services(namespace string) (own []*v1.Service, master *v1.Serv
 func (s *sources) ended(ctx context.Context, pod *observed.Pod) bool {
 	found, err := s.client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
 	switch {
-	case apierrors.IsNotFound(err):
+	case apierrors.IsNotFound(err), apierrors.IsForbidden(err): // a node may not ask for pods that are not on it
 		return false
 	case err != nil:
 		return true // not known: leave it alone

@@ -105,7 +105,7 @@ func pulls(p pods) {
 	upload := httptest.NewServer(stored)
 	p.Cleanup(upload.Close)
 	for _, repository := range []string{"public/app", "private/app", "private/other", "private/by-hand"} {
-		if err := testimage.Push(p.Context(), upload.URL, repository, "1", nil); err != nil {
+		if err := testimage.Push(p.Context(), upload.URL, repository, "1", map[string]string{"of": repository}); err != nil {
 			p.Fatal(err)
 		}
 	}

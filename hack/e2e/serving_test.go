@@ -39,7 +39,7 @@ metadata: {name: talker}
 spec:
   restartPolicy: Never
   containers:
-  - {name: app, image: IMAGE, command: [sh, -c, 'echo one; echo two >&2; sleep 3; echo three; echo four; sleep 1; echo five']}
+  - {name: app, image: IMAGE, command: [sh, -c, 'echo one; sleep 0.5; echo two >&2; sleep 3; echo three; echo four; sleep 1; echo five']}
   - {name: long, image: IMAGE, command: [sh, -c, 'head -c 100000 /dev/zero | tr "\\0" x; echo; seq 1 1000']}
 ---
 apiVersion: v1

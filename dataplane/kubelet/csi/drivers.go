@@ -183,9 +183,11 @@ func (d *Drivers) labelNode(ctx context.Context, one *driver, segments map[strin
 		if err != nil {
 			return err
 		}
-		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
-			"annotations": map[string]string{nodeIDsByName: string(text)}, "labels": segments,
-		}})
+		metadata := map[string]any{"annotations": map[string]string{nodeIDsByName: string(text)}}
+		if len(segments) > 0 { // null would take all labels away
+			metadata["labels"] = segments
+		}
+		patch, err := json.Marshal(map[string]any{"metadata": metadata})
 		if err != nil {
 			return err
 		}
