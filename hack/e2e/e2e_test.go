@@ -10,6 +10,7 @@ package e2e
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -42,6 +43,10 @@ var env struct {
 }
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if list := flag.Lookup("test.list"); list.Value.String() != "" {
+		os.Exit(m.Run()) // no cluster is needed to name the tests
+	}
 	code, err := run(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
