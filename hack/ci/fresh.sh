@@ -15,7 +15,9 @@ if [ ! -e "$root/etc/debian_version" ]; then
   mmdebstrap --variant=minbase --include=make,git,ca-certificates bookworm "$root"
 fi
 [ -e "$root/src" ] || git clone -q "$repo" "$root/src"
+# What it takes to reach the same servers: this machine's name servers, and the authorities it trusts.
 cp -L /etc/resolv.conf "$root/etc/resolv.conf"
+cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
 mkdir -p "$root/usr/local/go" "$root/old"
 exec unshare --mount --propagation private bash -c '
   set -e
