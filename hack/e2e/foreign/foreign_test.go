@@ -154,6 +154,9 @@ func TestDaemonSetOnAnotherCluster(t *testing.T) {
 	c.must("apply", "-k", c.overlay("1"))
 	c.must("-n", "kube-system", "rollout", "status", "daemonset/fairlead-dataplane", "--timeout=60s")
 	c.must("wait", "--for=condition=Ready", "nodes", "--all", "--timeout=30s")
+	for _, n := range nodes {
+		c.sh(n, filepath.Join(c.bin, "fairlead"), "cni", "status") // fails unless the node's runtime uses the plugin
+	}
 	c.must("apply", "-f", "testdata/web.yaml")
 	c.must("rollout", "status", "deployment/web", "--timeout=60s")
 
