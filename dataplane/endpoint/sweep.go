@@ -92,11 +92,12 @@ func (s *Server) freeze(f func()) {
 	}
 }
 
-// unknown says whether pod's sandbox has been missing for long enough.
+// unknown says whether pod's sandbox has been missing for long enough. Only the kubelet's pods are looked for: the node's CRI runtime knows nothing of a container that a person
+// connected, by podman or cnitool.
 func (s *Server) unknown(pod *tables.LocalPod, sandboxes map[string]bool, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if sandboxes[pod.ContainerID] || now.Sub(pod.Created) < sweepAfter {
+	if pod.Namespace == "" || sandboxes[pod.ContainerID] || now.Sub(pod.Created) < sweepAfter {
 		delete(s.absent, pod.ID)
 		return false
 	}

@@ -12,7 +12,7 @@ import (
 func TestSandboxMustBeMissingForLong(t *testing.T) {
 	start := time.Unix(100000, 0)
 	s := &Server{absent: map[string]time.Time{}}
-	pod := &tables.LocalPod{ID: "c/eth0", ContainerID: "c", Created: start}
+	pod := &tables.LocalPod{ID: "c/eth0", ContainerID: "c", Namespace: "default", Created: start}
 	missing, there := map[string]bool{"other": true}, map[string]bool{"c": true}
 	for _, step := range []struct {
 		what      string
@@ -30,6 +30,12 @@ func TestSandboxMustBeMissingForLong(t *testing.T) {
 	} {
 		if got := s.unknown(pod, step.sandboxes, start.Add(step.after)); got != step.gone {
 			t.Errorf("%s: gone is %v", step.what, got)
+		}
+	}
+	foreign := &tables.LocalPod{ID: "d/eth0", ContainerID: "d", Name: "by-podman", Created: start}
+	for _, after := range []time.Duration{3 * time.Minute, time.Hour} {
+		if s.unknown(foreign, missing, start.Add(after)) {
+			t.Error("a container that is no pod of the kubelet's is swept because its CRI runtime does not list it")
 		}
 	}
 	if len(s.absent) != 0 {
