@@ -7,7 +7,6 @@ import (
 	"errors"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -22,28 +21,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/ptr"
+
+	"github.com/fairlead/fairlead/hack/helm"
 )
-
-const helmVersion = "v3.22.0"
-
-// helm returns the path of Helm's command. It is built once, into bin/tools, and is no dependency of ours.
-func helm(t *testing.T) string {
-	t.Helper()
-	tools, err := filepath.Abs("../../bin/tools/helm-" + helmVersion)
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(tools, "helm")
-	if _, err := os.Stat(path); err == nil {
-		return path
-	}
-	cmd := exec.CommandContext(t.Context(), "go", "install", "helm.sh/helm/v3/cmd/helm@"+helmVersion)
-	cmd.Env = append(os.Environ(), "GOBIN="+tools, "GOFLAGS=-trimpath")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build helm %s (it needs the Go module proxy): %v\n%s", helmVersion, err, out)
-	}
-	return path
-}
 
 // doHooks plays the controllers for Helm's Jobs: each is done as soon as it is there. It returns the Jobs seen, in order.
 func doHooks(t *testing.T, client kubernetes.Interface) func() []string {
@@ -80,7 +60,10 @@ func TestHelm(t *testing.T) {
 	if testing.Short() {
 		t.Skip("building Helm takes longer than all short tests; make test runs this one")
 	}
-	path := helm(t)
+	path, err := helm.Build(t.Context(), "../../bin/tools")
+	if err != nil {
+		t.Fatal(err)
+	}
 	env, stop := start(t, shortDir(t))
 	defer stop()
 	client := kubernetes.NewForConfigOrDie(env.Client)

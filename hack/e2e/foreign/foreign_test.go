@@ -11,6 +11,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/fairlead/fairlead/hack/await"
+	"github.com/fairlead/fairlead/hack/helm"
 	"github.com/fairlead/fairlead/hack/images/ociarchive"
 	"github.com/fairlead/fairlead/hack/sandbox"
 	"github.com/fairlead/fairlead/hack/testcluster"
@@ -146,12 +148,64 @@ func (c *cluster) sh(node string, command ...string) string {
 	return out.String()
 }
 
+// manifests is a way to install the DaemonSet.
+type manifests struct {
+	apply  func(tag string) // installs that image, or upgrades to it
+	remove func()
+}
+
+// kustomize applies the kustomize base.
+func kustomize(c *cluster) manifests {
+	return manifests{
+		apply:  func(tag string) { c.must("apply", "-k", c.overlay(tag)) },
+		remove: func() { c.must("delete", "-k", c.overlay("2"), "--timeout=60s") },
+	}
+}
+
+// chart installs the Helm chart by Helm itself.
+func chart(c *cluster) manifests {
+	path, err := helm.Build(c.Context(), filepath.Join(c.bin, "tools"))
+	if err != nil {
+		c.Fatal(err)
+	}
+	home := c.TempDir()
+	run := func(args ...string) {
+		c.Helper()
+		cmd := exec.CommandContext(c.Context(), path, append(args, "--kubeconfig", c.sandbox.Kubeconfig(), "--namespace", "kube-system", "--wait", "--timeout", "90s")...)
+		cmd.Env = append(os.Environ(), "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			c.Fatalf("helm %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	return manifests{
+		apply: func(tag string) {
+			run("upgrade", "--install", "fairlead", "../../../cni/install/manifests/helm/fairlead", "--set", "image.repository=fairlead.io/dataplane", "--set-string", "image.tag="+tag, "--set", "apiServer.host="+server)
+		},
+		remove: func() { run("uninstall", "fairlead") },
+	}
+}
+
+// TestDaemonSetOnAnotherCluster installs, upgrades and removes the dataplane, by kustomize and then, on the nodes that this left clean, by Helm.
 func TestDaemonSetOnAnotherCluster(t *testing.T) {
 	c := newCluster(t)
 	if out := c.must("get", "nodes", "--no-headers"); strings.Count(out, "NotReady") != len(nodes) {
 		t.Fatalf("nodes have a network already:\n%s", out)
 	}
-	c.must("apply", "-k", c.overlay("1"))
+	for _, way := range []struct {
+		name string
+		by   func(*cluster) manifests
+	}{{"kustomize", kustomize}, {"Helm", chart}} {
+		t.Run(way.name, func(t *testing.T) {
+			in := &cluster{T: t, sandbox: c.sandbox, bin: c.bin}
+			lifetime(in, way.by(in))
+		})
+	}
+}
+
+// lifetime is all that a user does with the dataplane on a cluster: install, use, upgrade under load, remove.
+func lifetime(c *cluster, m manifests) {
+	t := c.T
+	m.apply("1")
 	c.must("-n", "kube-system", "rollout", "status", "daemonset/fairlead-dataplane", "--timeout=60s")
 	c.must("wait", "--for=condition=Ready", "nodes", "--all", "--timeout=30s")
 	for _, n := range nodes {
@@ -170,7 +224,7 @@ func TestDaemonSetOnAnotherCluster(t *testing.T) {
 	// An upgrade of every node's dataplane, one after the other, while requests come from outside and from a node.
 	outside, inside := c.load("client", "http://"+server+":"+nodePort+"/", 12*time.Second), c.load("agent-1", "http://"+clusterIP+"/", 12*time.Second)
 	time.Sleep(time.Second) // load before the disturbance
-	c.must("apply", "-k", c.overlay("2"))
+	m.apply("2")
 	c.must("-n", "kube-system", "rollout", "status", "daemonset/fairlead-dataplane", "--timeout=60s")
 	outside()
 	inside()
@@ -200,7 +254,7 @@ func TestDaemonSetOnAnotherCluster(t *testing.T) {
 	// Away with it: first the pods that use the network, then the DaemonSet, then what it left on the nodes.
 	c.must("delete", "-f", "testdata/web.yaml", "--timeout=60s")
 	c.must("wait", "--for=delete", "pod", "-l", "app=web", "--timeout=60s")
-	c.must("delete", "-k", c.overlay("2"), "--timeout=60s")
+	m.remove()
 	c.must("-n", "kube-system", "wait", "--for=delete", "pod", "-l", "app.kubernetes.io/name=fairlead-dataplane", "--timeout=60s")
 	for _, n := range nodes {
 		c.sh(n, filepath.Join(c.bin, "fairlead"), "dataplane", "--uninstall")
