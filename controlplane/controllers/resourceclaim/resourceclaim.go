@@ -170,16 +170,26 @@ func (l *loop) syncClaim(ctx context.Context, key string) error {
 			kept = append(kept, r)
 		}
 	}
-	if len(kept) != len(claim.Status.ReservedFor) || len(kept) == 0 && claim.Status.Allocation != nil && l.generatedAndDone(claim) {
+	freed, unwanted := false, len(kept) == 0 && (claim.DeletionTimestamp != nil || l.generatedAndDone(claim))
+	if len(kept) != len(claim.Status.ReservedFor) || unwanted && claim.Status.Allocation != nil {
 		claim = claim.DeepCopy()
 		if claim.Status.ReservedFor = kept; len(kept) == 0 {
 			claim.Status.Allocation, claim.Status.Devices = nil, nil // its devices are free for others
+			freed = true
 		}
 		if claim, err = l.c.Client.ResourceV1().ResourceClaims(namespace).UpdateStatus(ctx, claim, metav1.UpdateOptions{}); err != nil {
 			return controller.IgnoreNotFound(err)
 		}
 	}
-	if len(kept) == 0 && claim.DeletionTimestamp == nil && l.generatedAndDone(claim) {
+	// The scheduler's finalizer keeps a claim as long as it has devices. It comes before the allocation: a claim that is not being freed or deleted keeps it.
+	if claim.Status.Allocation == nil && (freed || claim.DeletionTimestamp != nil) && slices.Contains(claim.Finalizers, resourcev1.Finalizer) {
+		claim = claim.DeepCopy()
+		claim.Finalizers = controller.Filter(claim.Finalizers, func(f string) bool { return f != resourcev1.Finalizer })
+		if claim, err = l.c.Client.ResourceV1().ResourceClaims(namespace).Update(ctx, claim, metav1.UpdateOptions{}); err != nil {
+			return controller.IgnoreNotFound(err)
+		}
+	}
+	if unwanted && claim.DeletionTimestamp == nil {
 		return controller.IgnoreNotFound(l.c.Client.ResourceV1().ResourceClaims(namespace).Delete(ctx, name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &claim.UID}}))
 	}
 	return nil

@@ -57,6 +57,12 @@ func (w world) finish(name string) {
 // reserve allocates a claim and reserves it for pods, as the scheduler does.
 func (w world) reserve(claim string, pods ...string) {
 	c := controllertest.Must(w.Client.ResourceV1().ResourceClaims("ns").Get(ctx, claim, metav1.GetOptions{}))
+	c.Finalizers = []string{resourcev1.Finalizer}
+	c = controllertest.Must(w.Client.ResourceV1().ResourceClaims("ns").Update(ctx, c, metav1.UpdateOptions{}))
+	w.Wait()
+	if c = controllertest.Must(w.Client.ResourceV1().ResourceClaims("ns").Get(ctx, claim, metav1.GetOptions{})); len(c.Finalizers) != 1 {
+		w.T.Error("the finalizer that the scheduler sets before it allocates was taken off")
+	}
 	c.Status.Allocation = &resourcev1.AllocationResult{}
 	for _, name := range pods {
 		uid := types.UID("somebody else's")
@@ -177,6 +183,25 @@ func TestAGeneratedClaimGoesWithItsFinishedPodAndAUsersClaimStays(t *testing.T) 
 		w.finish("p")
 		if all := w.claims(); len(all) != 1 || all[0].Name != "mine" || all[0].Status.Allocation != nil {
 			t.Errorf("claims %+v, want the user's alone and free", all)
+		}
+	})
+}
+
+// TestADeletedClaimGoesWhenNobodyUsesItsDevices: once the scheduler's finalizer stayed for ever.
+func TestADeletedClaimGoesWhenNobodyUsesItsDevices(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, &resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "mine"}}, pod("p", "n", corev1.PodResourceClaim{Name: "own", ResourceClaimName: ptr.To("mine")}))
+		defer w.Close()
+		w.reserve("mine", "p")
+		w.Check(w.Client.ResourceV1().ResourceClaims("ns").Delete(ctx, "mine", metav1.DeleteOptions{}))
+		w.After(time.Minute)
+		if len(w.claims()) != 1 {
+			t.Fatal("the claim went though its pod runs")
+		}
+		w.Check(w.Client.CoreV1().Pods("ns").Delete(ctx, "p", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}))
+		w.After(time.Second)
+		if all := w.claims(); len(all) != 0 {
+			t.Errorf("nobody uses the deleted claim and it is still there with %v", all[0].Finalizers)
 		}
 	})
 }

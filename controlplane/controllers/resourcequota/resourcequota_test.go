@@ -130,16 +130,19 @@ func TestWhatIsDeletedOrFinishedIsGivenBackSoonAndManyAtOnce(t *testing.T) {
 		for i := range 40 {
 			w.Check(w.Client.CoreV1().Pods("ns").Delete(ctx, fmt.Sprint("p", i), metav1.DeleteOptions{}))
 		}
-		p := controllertest.Must(w.Client.CoreV1().Pods("ns").Get(ctx, "p49", metav1.GetOptions{}))
-		p.Status.Phase = corev1.PodFailed
-		controllertest.Must(w.Client.CoreV1().Pods("ns").UpdateStatus(ctx, p, metav1.UpdateOptions{}))
 		w.Check(w.Client.CoreV1().ConfigMaps("ns").Delete(ctx, "c", metav1.DeleteOptions{}))
 		w.After(time.Second)
-		if got := used(w); got["pods"] != "9" || got["count/configmaps"] != "0" {
-			t.Errorf("used %v, want 9 pods and no ConfigMap", got)
+		if got := used(w); got["pods"] != "10" || got["count/configmaps"] != "0" {
+			t.Errorf("used %v, want 10 pods and no ConfigMap", got)
 		}
 		if n := w.Writes("update resourcequotas") - writes; n > 2 {
 			t.Errorf("%d status writes for one burst of deletions, want 2 at most", n)
+		}
+		p := controllertest.Must(w.Client.CoreV1().Pods("ns").Get(ctx, "p49", metav1.GetOptions{}))
+		p.Status.Phase = corev1.PodFailed
+		controllertest.Must(w.Client.CoreV1().Pods("ns").UpdateStatus(ctx, p, metav1.UpdateOptions{}))
+		if w.After(time.Second); used(w)["pods"] != "9" {
+			t.Errorf("used %v after a pod has failed, want 9 pods", used(w))
 		}
 	})
 }
