@@ -74,6 +74,12 @@ type claims struct {
 	Kubernetes kubernetesClaims `json:"kubernetes.io,omitempty"`
 }
 
+// issued is how claims are written: one audience is a list too, as readers of Kubernetes' tokens expect, where jwt.Audience writes a string.
+type issued struct {
+	claims
+	Audience []string `json:"aud,omitempty"`
+}
+
 type kubernetesClaims struct {
 	Namespace      string           `json:"namespace,omitempty"`
 	Node           *ref             `json:"node,omitempty"`
@@ -97,7 +103,7 @@ func (i *Issuer) Issue(b Bound) (token, id string, err error) {
 		return "", "", fmt.Errorf("a token from %v to %v is never valid", b.NotBefore, b.Expires)
 	}
 	c := claims{Claims: jwt.Claims{
-		Issuer: i.url, Subject: serviceaccount.MakeUsername(b.ServiceAccount.Namespace, b.ServiceAccount.Name), Audience: b.Audiences, ID: uuid.NewString(),
+		Issuer: i.url, Subject: serviceaccount.MakeUsername(b.ServiceAccount.Namespace, b.ServiceAccount.Name), ID: uuid.NewString(),
 		IssuedAt: jwt.NewNumericDate(b.NotBefore), NotBefore: jwt.NewNumericDate(b.NotBefore), Expiry: jwt.NewNumericDate(b.Expires),
 	}}
 	k := &c.Kubernetes
@@ -114,7 +120,7 @@ func (i *Issuer) Issue(b Bound) (token, id string, err error) {
 	if !b.WarnAfter.IsZero() {
 		k.WarnAfter = jwt.NewNumericDate(b.WarnAfter)
 	}
-	token, err = jwt.Signed(i.signer).Claims(c).Serialize()
+	token, err = jwt.Signed(i.signer).Claims(issued{claims: c, Audience: b.Audiences}).Serialize()
 	return token, c.ID, err
 }
 

@@ -221,6 +221,18 @@ func TestATokenEndsWithWhatItIsBoundTo(t *testing.T) {
 	}
 }
 
+// Readers of Kubernetes' tokens expect a list, though RFC 7519, 4.1.3 lets one audience be a string.
+func TestOneAudienceIsAList(t *testing.T) {
+	token := newRig(t).token(t, authenticationv1.TokenRequestSpec{Audiences: []string{"vault"}})
+	body, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(body), `"aud":["vault"]`) {
+		t.Errorf("claims are %s", body)
+	}
+}
+
 func TestTimeAndAudience(t *testing.T) {
 	for _, c := range []struct {
 		name      string
