@@ -182,7 +182,9 @@ func (d *Controller) completed(svc *corev1.Service) *corev1.Service {
 	}
 	whole := svc.DeepCopy()
 	for _, w := range want.Spec.Ports {
-		taken := slices.ContainsFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool { return p.Name == w.Name || p.Protocol == w.Protocol && p.Port == w.Port })
+		taken := slices.ContainsFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool {
+			return p.Name == w.Name || p.Protocol == w.Protocol && p.Port == w.Port
+		})
 		if !taken {
 			whole.Spec.Ports = append(whole.Spec.Ports, w)
 		}
