@@ -58,7 +58,7 @@ func (w world) finish(name string) {
 func (w world) reserve(claim string, pods ...string) {
 	c := controllertest.Must(w.Client.ResourceV1().ResourceClaims("ns").Get(ctx, claim, metav1.GetOptions{}))
 	c.Finalizers = []string{resourcev1.Finalizer}
-	c = controllertest.Must(w.Client.ResourceV1().ResourceClaims("ns").Update(ctx, c, metav1.UpdateOptions{}))
+	controllertest.Must(w.Client.ResourceV1().ResourceClaims("ns").Update(ctx, c, metav1.UpdateOptions{}))
 	w.Wait()
 	if c = controllertest.Must(w.Client.ResourceV1().ResourceClaims("ns").Get(ctx, claim, metav1.GetOptions{})); len(c.Finalizers) != 1 {
 		w.T.Error("the finalizer that the scheduler sets before it allocates was taken off")
