@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -147,19 +148,10 @@ func (l *Loader) otherLayouts() ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list pinned maps: %w", err)
 	}
-	var out []string
+	dirs = slices.DeleteFunc(dirs, func(dir string) bool { return dir == l.maps })
 	version := func(dir string) int { n, _ := strconv.Atoi(strings.TrimPrefix(filepath.Base(dir), "maps-v")); return n }
-	for _, dir := range dirs {
-		if dir == l.maps {
-			continue
-		}
-		at := 0
-		for at < len(out) && version(out[at]) > version(dir) {
-			at++
-		}
-		out = append(out[:at], append([]string{dir}, out[at:]...)...)
-	}
-	return out, nil
+	slices.SortFunc(dirs, func(a, b string) int { return version(b) - version(a) })
+	return dirs, nil
 }
 
 // predecessor opens the map name of the highest other layout that has it; nil if none has.

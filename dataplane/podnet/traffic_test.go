@@ -185,8 +185,10 @@ func TestFastPath(t *testing.T) {
 			if after["none"] < before["none"]+10 {
 				t.Errorf("%s: the fast path forwarded %d packets of a 20 kB echo", what, after["none"]-before["none"])
 			}
-			delete(before, "none")
-			delete(after, "none")
+			for _, reason := range []string{"none", "tunnel"} { // tunnel: what the kernel multicasts on the new overlay device by itself; these nodes share a link
+				delete(before, reason)
+				delete(after, reason)
+			}
 			if fmt.Sprint(before) != fmt.Sprint(after) {
 				t.Errorf("%s: drops %v, before %v", what, after, before)
 			}
