@@ -7,6 +7,7 @@ package controllertest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,7 +24,8 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// Kubelets plays nodes: it binds pods that have no node, makes them ready, and ends those that are being deleted.
+// Kubelets plays nodes: it binds pods that have no node, makes them ready, and ends those that are being deleted. A node or pod that somebody else has
+// declared not ready, because heartbeats came late, is reported ready again, as its kubelet would.
 type Kubelets struct {
 	Client kubernetes.Interface
 	Nodes  int
@@ -33,7 +35,8 @@ type Kubelets struct {
 	Heartbeat time.Duration
 
 	pods  corelisters.PodLister
-	queue workqueue.TypedRateLimitingInterface[string]
+	nodes corelisters.NodeLister
+	queue workqueue.TypedRateLimitingInterface[string] // namespace/name of pods, names of nodes
 	mu    sync.Mutex
 	next  int
 	ip    int
@@ -51,16 +54,18 @@ func (k *Kubelets) Run(ctx context.Context) error {
 	}
 	k.queue = workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](5*time.Millisecond, time.Second))
 	factory := informers.NewSharedInformerFactory(k.Client, 0)
-	informer := factory.Core().V1().Pods()
-	k.pods = informer.Lister()
-	if _, err := informer.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: k.enqueue, UpdateFunc: func(_, obj any) { k.enqueue(obj) },
-	}); err != nil {
-		return err
+	pods, nodes := factory.Core().V1().Pods(), factory.Core().V1().Nodes()
+	k.pods, k.nodes = pods.Lister(), nodes.Lister()
+	for _, informer := range []cache.SharedIndexInformer{pods.Informer(), nodes.Informer()} {
+		if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc: k.enqueue, UpdateFunc: func(_, obj any) { k.enqueue(obj) },
+		}); err != nil {
+			return err
+		}
 	}
 	factory.StartWithContext(ctx)
 	defer factory.Shutdown()
-	if !cache.WaitForCacheSync(ctx.Done(), informer.Informer().HasSynced) {
+	if !cache.WaitForCacheSync(ctx.Done(), pods.Informer().HasSynced, nodes.Informer().HasSynced) {
 		return ctx.Err()
 	}
 	var wg sync.WaitGroup
@@ -101,6 +106,9 @@ func (k *Kubelets) work(ctx context.Context) bool {
 
 func (k *Kubelets) sync(ctx context.Context, key string) error {
 	namespace, name, _ := cache.SplitMetaNamespaceKey(key)
+	if namespace == "" {
+		return k.syncNode(ctx, name)
+	}
 	pod, err := k.pods.Pods(namespace).Get(name)
 	if err != nil {
 		return err
@@ -122,7 +130,7 @@ func (k *Kubelets) sync(ctx context.Context, key string) error {
 		return api.Bind(ctx, &corev1.Binding{
 			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: pod.UID}, Target: corev1.ObjectReference{Kind: "Node", Name: k.place(pod)},
 		}, metav1.CreateOptions{})
-	case pod.Status.Phase == corev1.PodPending || pod.Status.Phase == "":
+	case pod.Status.Phase == corev1.PodPending || pod.Status.Phase == "" || pod.Status.Phase == corev1.PodRunning && !isReady(pod):
 		_, err := api.UpdateStatus(ctx, k.started(pod), metav1.UpdateOptions{})
 		return err
 	case pod.Status.Phase == corev1.PodRunning && k.Exit != nil:
@@ -134,6 +142,27 @@ func (k *Kubelets) sync(ctx context.Context, key string) error {
 		return err
 	}
 	return nil
+}
+
+// syncNode reports a node ready again that was declared unreachable.
+func (k *Kubelets) syncNode(ctx context.Context, name string) error {
+	node, err := k.nodes.Get(name)
+	if err != nil {
+		return err
+	}
+	for i, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
+			node = node.DeepCopy()
+			node.Status.Conditions[i] = Node(name).Status.Conditions[0]
+			_, err := k.Client.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{})
+			return err
+		}
+	}
+	return nil
+}
+
+func isReady(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue })
 }
 
 // pinned is the node that a pod's affinity names, "" for none.
@@ -160,10 +189,13 @@ func (k *Kubelets) place(pod *corev1.Pod) string {
 }
 
 func (k *Kubelets) started(pod *corev1.Pod) *corev1.Pod {
-	k.mu.Lock()
-	k.ip++
-	ip := fmt.Sprintf("10.244.%d.%d", k.ip/250%250, k.ip%250+1)
-	k.mu.Unlock()
+	ip := pod.Status.PodIP
+	if ip == "" {
+		k.mu.Lock()
+		k.ip++
+		ip = fmt.Sprintf("10.244.%d.%d", k.ip/250%250, k.ip%250+1)
+		k.mu.Unlock()
+	}
 	return Running(pod, ip, time.Now())
 }
 
@@ -227,28 +259,56 @@ func Node(name string) *corev1.Node {
 	}
 }
 
+// heartbeats renews every node's lease once per interval until ctx ends. Nodes take their turns spread over the interval, several at once: one slow answer of a
+// busy API server delays no other node, as between real ones.
 func (k *Kubelets) heartbeats(ctx context.Context) {
-	leases := k.Client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
-	for {
-		for i := range k.Nodes {
-			name, now := NodeName(i), metav1.NowMicro()
-			lease := &coordinationv1.Lease{
-				ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: name},
-				Spec:       coordinationv1.LeaseSpec{HolderIdentity: &name, RenewTime: &now, LeaseDurationSeconds: ptr.To[int32](40)},
+	const senders = 16
+	had := make([]*coordinationv1.Lease, k.Nodes) // as last written, by node; used by one sender at a time
+	var group sync.WaitGroup
+	for sender := range senders {
+		group.Go(func() {
+			start := time.Now()
+			for round := 0; ; round++ {
+				for i := sender; i < k.Nodes; i += senders {
+					turn := start.Add(time.Duration(round)*k.Heartbeat + k.Heartbeat*time.Duration(i)/time.Duration(k.Nodes))
+					select {
+					case <-ctx.Done():
+						return
+					case <-time.After(time.Until(turn)):
+					}
+					had[i] = k.renew(ctx, NodeName(i), had[i])
+				}
+				if k.Nodes <= sender {
+					return
+				}
 			}
-			had, err := leases.Get(ctx, name, metav1.GetOptions{})
-			switch {
-			case apierrors.IsNotFound(err):
-				_, _ = leases.Create(ctx, lease, metav1.CreateOptions{})
-			case err == nil:
-				had.Spec = lease.Spec
-				_, _ = leases.Update(ctx, had, metav1.UpdateOptions{})
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(k.Heartbeat):
-		}
+		})
 	}
+	group.Wait()
+}
+
+// renew writes name's lease, which was had when it was written last, and returns it; nil means that it has to be read before it is written again.
+func (k *Kubelets) renew(ctx context.Context, name string, had *coordinationv1.Lease) *coordinationv1.Lease {
+	leases := k.Client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
+	if had == nil {
+		found, err := leases.Get(ctx, name, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err):
+			found = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: name}}
+		case err != nil:
+			return nil
+		}
+		had = found
+	}
+	now := metav1.NowMicro()
+	had.Spec = coordinationv1.LeaseSpec{HolderIdentity: &name, RenewTime: &now, LeaseDurationSeconds: ptr.To[int32](40)}
+	write := func() (*coordinationv1.Lease, error) { return leases.Update(ctx, had, metav1.UpdateOptions{}) }
+	if had.ResourceVersion == "" {
+		write = func() (*coordinationv1.Lease, error) { return leases.Create(ctx, had, metav1.CreateOptions{}) }
+	}
+	lease, err := write()
+	if err != nil {
+		return nil
+	}
+	return lease
 }

@@ -5,6 +5,7 @@ package replicaset
 import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -33,12 +34,23 @@ func (l *loop) podChanged(oldObj, newObj any) {
 		if old == nil {
 			l.expect.Created(owner)
 		}
-		l.queue.Add(owner)
+		if old == nil || deleted || counts(old, pod) {
+			l.queue.Add(owner)
+		}
 	case metav1.GetControllerOfNoCopy(pod) == nil && !deleted:
 		if old == nil || !labels.Equals(old.Labels, pod.Labels) || metav1.GetControllerOfNoCopy(old) != nil {
 			l.wakeAdopters(pod)
 		}
 	}
+}
+
+// counts reports whether what a sync counts, adopts or releases by may differ between two versions of a pod. Most updates of a pod are none of it: the binding
+// to a node, addresses, the states of containers before all are ready.
+func counts(old, pod *corev1.Pod) bool {
+	was, is := controller.PodCondition(old, corev1.PodReady), controller.PodCondition(pod, corev1.PodReady)
+	return old.ResourceVersion == pod.ResourceVersion || // a resync
+		old.UID != pod.UID || old.Status.Phase != pod.Status.Phase || !equality.Semantic.DeepEqual(was, is) ||
+		!labels.Equals(old.Labels, pod.Labels) || !equality.Semantic.DeepEqual(old.OwnerReferences, pod.OwnerReferences)
 }
 
 // ownerOf is the key of the owner of our kind that controls pod, "" when there is none.

@@ -133,7 +133,7 @@ func serve(ctx context.Context, dir, kubeconfig string, nodes int, config chan<-
 	}
 	cfg.Components = []server.Component{{Name: "kubelets", Run: func(ctx context.Context, env server.Env) error {
 		c := rest.CopyConfig(env.Client)
-		c.QPS = -1
+		c.QPS, c.ContentType = -1, "application/vnd.kubernetes.protobuf" // as kubelets speak
 		client, err := kubernetes.NewForConfig(c)
 		if err != nil {
 			return err
