@@ -17,7 +17,7 @@ inline_fn int deliver(struct __sk_buff *skb, struct flow *f, const struct endpoi
 
 	if (unlikely(r < 0))
 		return drop_skb(skb, -r);
-	return endpoint_deliver(skb, f, ep);
+	return endpoint_deliver(skb, f, ep, 0);
 }
 
 /* outside says whether an address is reached under the node's address. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* The host side of a pod's veth pair.
+/* The host side of a pod's pair. On netkit from_pod runs where the pod transmits and to_pod where the host side does; skb->ifindex is
+ * the receiving end's there, so to_pod takes the host side's from the endpoint.
  *
  *   from_pod (tcx ingress): source check -> limit -> services (an answer gets its service's address, a request its backend) -> egress policy's place
  *                           -> local pod | next hop | kernel
@@ -86,7 +87,7 @@ inline_fn int pod_out(struct __sk_buff *skb)
 		return TCX_NEXT;
 	dst = endpoint_lookup(&f.daddr);
 	if (dst)
-		return endpoint_deliver(skb, &f, dst);
+		return endpoint_deliver(skb, &f, dst, self->flags);
 	if (cfg_vxlan_ifindex) {
 		struct ipcache_entry *to = ipcache_lookup(&f.daddr);
 
@@ -121,11 +122,11 @@ int to_pod(struct __sk_buff *skb)
 	if (!dst)
 		return TCX_NEXT; /* multicast, neighbour discovery */
 	/* Ingress policy stands here, on addresses as they came. */
-	if (unlikely(dst->flags & EP_LIMIT_IN) && !bandwidth_admit(skb, skb->ifindex, BANDWIDTH_IN))
-		return drop_skb(skb, drop_bandwidth);
+	if (unlikely(dst->flags & EP_LIMIT_IN) && !bandwidth_admit(skb, dst->ifindex, BANDWIDTH_IN))
+		return drop_at(skb, drop_bandwidth, dst->ifindex);
 	r = lb_reverse(skb, &f);
 	if (unlikely(r < 0))
-		return drop_skb(skb, -r);
+		return drop_at(skb, -r, dst->ifindex);
 	return TCX_NEXT;
 }
 

@@ -89,8 +89,8 @@ inline_fn int drop_listened(void)
 	return pid && *pid;
 }
 
-/* drop_skb counts a packet that a tc program drops, and returns the verdict. */
-static __noinline int drop_skb(struct __sk_buff *skb, __u32 reason)
+/* drop_at counts a packet that a tc program drops, tells of it as seen at the device ifindex, and returns the verdict. */
+static __noinline int drop_at(struct __sk_buff *skb, __u32 reason, __u32 ifindex)
 {
 	__u64 n = skb->len;
 	struct drop_event *e;
@@ -103,7 +103,7 @@ static __noinline int drop_skb(struct __sk_buff *skb, __u32 reason)
 		return TCX_DROP;
 	e->time = bpf_ktime_get_ns();
 	e->reason = reason;
-	e->ifindex = skb->ifindex;
+	e->ifindex = ifindex;
 	e->len = skb->len;
 	e->head_len = 0;
 	/* Two comparisons of the very register that becomes the length: of anything cleverer, which the compiler would make of them, verifiers before 6.8 learn no lower bound. */
@@ -118,6 +118,12 @@ static __noinline int drop_skb(struct __sk_buff *skb, __u32 reason)
 out:
 	bpf_ringbuf_submit(e, 0);
 	return TCX_DROP;
+}
+
+/* drop_skb is drop_at for the device that the packet is at. */
+inline_fn int drop_skb(struct __sk_buff *skb, __u32 reason)
+{
+	return drop_at(skb, reason, skb->ifindex);
 }
 
 /* drop_xdp is drop_skb for XDP programs. */

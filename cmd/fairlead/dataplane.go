@@ -20,6 +20,7 @@ import (
 
 	"github.com/fairlead/fairlead/cni/install"
 	"github.com/fairlead/fairlead/dataplane/agent"
+	"github.com/fairlead/fairlead/dataplane/endpoint"
 	"github.com/fairlead/fairlead/dataplane/loader"
 	"github.com/fairlead/fairlead/dataplane/network"
 	"github.com/fairlead/fairlead/dataplane/podnet"
@@ -32,6 +33,7 @@ type dataplaneOptions struct {
 	ips, cidrs, uplinks     []string
 	dataDir, runDir, pinDir string
 	cgroupRoot, overlay     string
+	podDevice               string
 	xdp                     string
 	podNetwork, uninstall   bool
 	runtimeEndpoint         string
@@ -68,6 +70,7 @@ func newDataplaneCommand() *cobra.Command {
 	f.StringVar(&o.cgroupRoot, "cgroup", "", "cgroup2 directory whose processes get the socket hooks (default: the root)")
 	f.BoolVar(&o.podNetwork, "pod-network", false, "connect pods, too, and install the CNI plugin")
 	f.StringVar(&o.overlay, "overlay", "auto", "how pods reach other nodes: auto, native, vxlan")
+	f.StringVar(&o.podDevice, "pod-device", "auto", "pairs of devices that connect new pods: auto (netkit where the kernel has it), veth, netkit")
 	f.StringVar(&o.cni.BinDir, "cni-bin-dir", "/opt/cni/bin", "directory of CNI plugins")
 	f.StringVar(&o.cni.ConfDir, "cni-conf-dir", "/etc/cni/net.d", "directory of CNI configurations")
 	f.StringVar(&o.runtimeEndpoint, "container-runtime-endpoint", "", "CRI runtime (unix:///PATH) whose sandboxes the sweep for leaked pod interfaces compares with (default: it looks at interfaces alone)")
@@ -92,7 +95,7 @@ func (o *dataplaneOptions) run(ctx context.Context) error {
 	}
 	cfg := network.Config{
 		Client: client, NodeName: o.nodeName, DataDir: o.dataDir, RunDir: o.runDir, PinDir: o.pinDir, CgroupRoot: o.cgroupRoot,
-		Uplinks: o.uplinks, XDP: o.xdp, PodNetwork: o.podNetwork, Mode: route.Mode(o.overlay), CNI: o.cni, Registerer: prometheus.DefaultRegisterer,
+		Uplinks: o.uplinks, XDP: o.xdp, PodNetwork: o.podNetwork, Mode: route.Mode(o.overlay), PodDevice: endpoint.Device(o.podDevice), CNI: o.cni, Registerer: prometheus.DefaultRegisterer,
 	}
 	if cfg.NodeIPs, err = parseAddrs(o.ips); err != nil {
 		return err

@@ -26,6 +26,7 @@ import (
 	"github.com/fairlead/fairlead/dataplane/agent"
 	"github.com/fairlead/fairlead/dataplane/containerd"
 	"github.com/fairlead/fairlead/dataplane/dns/link"
+	"github.com/fairlead/fairlead/dataplane/endpoint"
 	"github.com/fairlead/fairlead/dataplane/kubelet"
 	"github.com/fairlead/fairlead/dataplane/network"
 	"github.com/fairlead/fairlead/dataplane/route"
@@ -41,6 +42,7 @@ type nodeOptions struct {
 	clusterDomain   string
 	runtimeEndpoint string
 	overlay         string
+	podDevice       string
 	noNetwork       bool
 	labels          map[string]string
 	kubeletDir      string
@@ -67,6 +69,7 @@ func (o *nodeOptions) register(f *pflag.FlagSet) {
 	f.StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
 	f.StringVar(&o.runtimeEndpoint, "container-runtime-endpoint", "", "use this CRI runtime (unix:///PATH) instead of the embedded containerd")
 	f.StringVar(&o.overlay, "overlay", "auto", "how pods reach other nodes: auto, native, vxlan")
+	f.StringVar(&o.podDevice, "pod-device", "auto", "pairs of devices that connect new pods: auto (netkit where the kernel has it), veth, netkit")
 	f.BoolVar(&o.noNetwork, "no-network", false, "leave pods' network, Services and cluster DNS to what is installed as pods; CNI plugins are taken from /opt/cni/bin and /etc/cni/net.d")
 	f.StringToStringVar(&o.labels, "node-label", nil, "labels for the node, KEY=VALUE")
 	f.StringSliceVar(&o.upstreamDNS, "upstream-dns", nil, "servers for names outside the cluster (default: those of /etc/resolv.conf)")
@@ -170,7 +173,7 @@ func (o *nodeOptions) config() (agent.Config, error) {
 	}
 	cfg.Network = network.Config{
 		NodeName: name, NodeIPs: ips, DataDir: data, RunDir: o.runDir, PinDir: o.pinDir, CgroupRoot: cgroupRoot,
-		ClusterCIDRs: clusterCIDRs, PodNetwork: true, Mode: mode,
+		ClusterCIDRs: clusterCIDRs, PodNetwork: true, Mode: mode, PodDevice: endpoint.Device(o.podDevice),
 		CNI:        install.Options{BinDir: filepath.Join(data, "cni", "bin"), ConfDir: filepath.Join(data, "cni", "net.d")},
 		DNS:        link.Settings{Domain: o.clusterDomain, Upstreams: upstream},
 		Registerer: prometheus.DefaultRegisterer,

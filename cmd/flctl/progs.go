@@ -114,6 +114,12 @@ func target(info *link.Info) string {
 	if t := info.TCX(); t != nil {
 		return deviceName("tcx", t.Ifindex)
 	}
+	if n := info.Netkit(); n != nil {
+		if ebpf.AttachType(n.AttachType) == ebpf.AttachNetkitPeer {
+			return fmt.Sprintf("netkit, pod's device %d", n.Ifindex) // an index of the pod's namespace
+		}
+		return deviceName("netkit", n.Ifindex)
+	}
 	if x := info.XDP(); x != nil {
 		return deviceName("xdp", x.Ifindex)
 	}

@@ -98,7 +98,7 @@ func optedOut(annotations map[string]string, netns *os.File) (cookie uint64, err
 	return cookie, nil
 }
 
-// create makes the veth pair and the addresses of a pod of our own.
+// create makes the pair and the addresses of a pod of our own.
 func (s *Server) create(pod *tables.LocalPod, req *wire.Request, netns *os.File) (*types100.Result, error) {
 	var want []netip.Addr
 	for _, ip := range req.IPs {
@@ -119,7 +119,7 @@ func (s *Server) create(pod *tables.LocalPod, req *wire.Request, netns *os.File)
 		return nil, err
 	}
 	s.cfg.step(AddAddresses)
-	pod.IPs, pod.Sole = ips, req.Last
+	pod.IPs, pod.Sole, pod.Netkit = ips, req.Last, s.netkit
 	if pod.MAC, err = macFor(req.MAC); err != nil {
 		return nil, err
 	}
@@ -140,7 +140,7 @@ func (s *Server) create(pod *tables.LocalPod, req *wire.Request, netns *os.File)
 	}
 	s.cfg.step(AddPair)
 	if pod.Sole {
-		if err := s.rec.attachEarly(pod.HostIf, pod.IfIndex); err != nil {
+		if err := s.rec.attachEarly(pod); err != nil {
 			return nil, err
 		}
 		s.cfg.step(AddFilters)

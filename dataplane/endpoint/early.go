@@ -9,10 +9,11 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead/fairlead/dataplane/loader"
+	"github.com/fairlead/fairlead/dataplane/tables"
 )
 
-// Attaching a program to tcx waits for an RCU grace period under the kernel's RTNL lock, 10 ms or more each, and a pod has two. So an ADD, whose caller waits, attaches the programs as
-// filters of a clsact qdisc, which waits for nothing; when no ADD has come for a while they move to tcx links, which is where they stay: pinned, owned by nobody else, replaced atomically.
+// Attaching a program to tcx or netkit waits for an RCU grace period under the kernel's RTNL lock, 10 ms or more each, and a pod has two. So an ADD, whose caller waits, attaches the programs as
+// filters of a clsact qdisc, which waits for nothing; when no ADD has come for a while they move to links, which is where they stay: pinned, owned by nobody else, replaced atomically.
 // For that moment both are there and run one after the other, which does no harm: the second finds what the first left it. See docs/decisions/0074.
 
 // quiet is how long no ADD must have come before a pod's programs move: moving holds RTNL, which ADDs need too. patience is how long a move is put off at most.
@@ -22,12 +23,13 @@ const (
 )
 
 // attachEarly puts the programs on a new host side that nobody but this package touches.
-func (r *reconciler) attachEarly(hostIf string, ifindex int) error {
+func (r *reconciler) attachEarly(pod *tables.LocalPod) error {
+	ifindex := pod.IfIndex
 	if !r.cfg.Loader.HaveTCX() {
 		return loader.AttachClassic(ifindex, r.coll.Programs["from_pod"], r.coll.Programs["to_pod"]) // to stay
 	}
 	r.links.Lock()
-	r.early[hostIf] = ifindex
+	r.early[pod.HostIf] = sideOf(pod)
 	r.links.Unlock()
 	select {
 	case r.added <- struct{}{}:
@@ -35,6 +37,14 @@ func (r *reconciler) attachEarly(hostIf string, ifindex int) error {
 	}
 	return loader.AttachClassic(ifindex, r.coll.Programs["from_pod"], r.coll.Programs["to_pod"])
 }
+
+// hostSide is the device that a pod's programs are attached by.
+type hostSide struct {
+	ifindex int
+	netkit  bool
+}
+
+func sideOf(pod *tables.LocalPod) hostSide { return hostSide{pod.IfIndex, pod.Netkit} }
 
 func (r *reconciler) isEarly(hostIf string) bool {
 	r.links.Lock()
@@ -94,14 +104,14 @@ func (r *reconciler) firstEarly() (string, bool) {
 func (r *reconciler) settleOne(hostIf string) error {
 	r.links.Lock()
 	defer r.links.Unlock()
-	ifindex, ok := r.early[hostIf]
+	side, ok := r.early[hostIf]
 	if !ok {
 		return nil // deleted
 	}
-	if err := r.attachLinks(hostIf, ifindex); err != nil {
+	if err := r.attachLinks(hostIf, side); err != nil {
 		return err
 	}
-	if err := loader.DetachClassic(ifindex); err != nil {
+	if err := loader.DetachClassic(side.ifindex); err != nil {
 		return err
 	}
 	r.cfg.step(AddSettled)

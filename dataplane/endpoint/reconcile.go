@@ -31,9 +31,9 @@ type reconciler struct {
 	seen  statedb.Revision
 	fails map[string]failure // rows whose last attempt failed, by ID
 
-	links sync.Mutex     // held while pinned links change
-	early map[string]int // host sides whose programs are not on tcx links yet, and their ifindex; see early.go
-	added chan struct{}  // pokes settle
+	links sync.Mutex          // held while pinned links change
+	early map[string]hostSide // host sides whose programs are not on links yet, by name; see early.go
+	added chan struct{}       // pokes settle
 }
 
 type failure struct {
@@ -55,6 +55,7 @@ const (
 	flagChained  = 1
 	flagLimitIn  = 2
 	flagLimitOut = 4
+	flagNetkit   = 8
 )
 
 func newReconciler(cfg Config) (*reconciler, error) {
@@ -66,7 +67,7 @@ func newReconciler(cfg Config) (*reconciler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &reconciler{cfg: cfg, coll: coll, done: make(chan struct{}), fails: map[string]failure{}, early: map[string]int{}, added: make(chan struct{}, 1)}, nil
+	return &reconciler{cfg: cfg, coll: coll, done: make(chan struct{}), fails: map[string]failure{}, early: map[string]hostSide{}, added: make(chan struct{}, 1)}, nil
 }
 
 func (r *reconciler) close() { r.coll.Close() }
@@ -182,6 +183,9 @@ func (r *reconciler) update(pod *tables.LocalPod) error {
 	if pod.Chained {
 		ep.Flags |= flagChained
 	}
+	if pod.Netkit {
+		ep.Flags |= flagNetkit
+	}
 	for dir, limit := range [][2]uint64{{pod.Bandwidth.InRate, pod.Bandwidth.InBurst}, {pod.Bandwidth.OutRate, pod.Bandwidth.OutBurst}} {
 		key := loader.NetBandwidthKey{Ifindex: uint32(pod.IfIndex), Direction: uint32(dir)}
 		if limit[0] == 0 {
@@ -236,7 +240,7 @@ func (r *reconciler) attach(pod *tables.LocalPod) error {
 	if pod.Sole && !r.cfg.Loader.HaveTCX() {
 		return loader.AttachClassic(pod.IfIndex, r.coll.Programs["from_pod"], r.coll.Programs["to_pod"])
 	}
-	if err := r.attachLinks(pod.HostIf, pod.IfIndex); err != nil {
+	if err := r.attachLinks(pod.HostIf, sideOf(pod)); err != nil {
 		return err
 	}
 	if pod.Sole {
@@ -246,16 +250,23 @@ func (r *reconciler) attach(pod *tables.LocalPod) error {
 }
 
 // attachLinks puts the programs on a host side by pinned links, or replaces those that are there. The caller holds r.links.
-func (r *reconciler) attachLinks(hostIf string, ifindex int) error {
+func (r *reconciler) attachLinks(hostIf string, side hostSide) error {
 	in, out := linkNames(hostIf)
-	if err := r.cfg.Loader.AttachTCX(r.coll.Programs["from_pod"], ifindex, ebpf.AttachTCXIngress, in); err != nil {
+	attach, fromPod, toPod := r.cfg.Loader.AttachTCX, ebpf.AttachTCXIngress, ebpf.AttachTCXEgress
+	if side.netkit {
+		attach, fromPod, toPod = r.cfg.Loader.AttachNetkit, ebpf.AttachNetkitPeer, ebpf.AttachNetkitPrimary
+	}
+	if err := attach(r.coll.Programs["from_pod"], side.ifindex, fromPod, in); err != nil {
 		return err
 	}
 	r.cfg.step(AddLink)
-	if err := r.cfg.Loader.AttachTCX(r.coll.Programs["to_pod"], ifindex, ebpf.AttachTCXEgress, out); err != nil {
+	if err := attach(r.coll.Programs["to_pod"], side.ifindex, toPod, out); err != nil {
 		return err
 	}
 	r.cfg.step(AddLinks)
+	if side.netkit {
+		return blackhole(side.ifindex)
+	}
 	return nil
 }
 
@@ -401,10 +412,10 @@ func (r *reconciler) prune(pods []*tables.LocalPod) error {
 // hostIfPrefix begins the name of every host side that this package makes; twelve hexadecimal digits follow.
 const hostIfPrefix = "fl"
 
-// isOurs says whether l is a host side that this package made: a veth with our kind of name.
+// isOurs says whether l is a host side that this package made: a pair with our kind of name.
 func isOurs(l netlink.Link) bool {
 	hex, ok := strings.CutPrefix(l.Attrs().Name, hostIfPrefix)
-	return ok && l.Type() == "veth" && len(hex) == 12 && strings.Trim(hex, "0123456789abcdef") == ""
+	return ok && (l.Type() == "veth" || l.Type() == "netkit") && len(hex) == 12 && strings.Trim(hex, "0123456789abcdef") == ""
 }
 
 // minBurst is what a bucket holds at least: a GSO packet must fit twice, or nothing would ever pass.

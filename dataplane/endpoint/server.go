@@ -37,6 +37,8 @@ type Config struct {
 	MTU func() int
 	// Ready returns nil when pods can be connected; its error is what STATUS says. nil: ready when the pool has a range.
 	Ready func() error
+	// Device is the kind of pair that new pods get; empty: DeviceAuto.
+	Device Device
 	// Sandboxes lists the container IDs of every pod sandbox that the container runtime knows, whatever its state. nil: the sweep relies on interfaces alone.
 	Sandboxes func(context.Context) (map[string]bool, error)
 	// OnListening is called when the socket answers. May be nil.
@@ -54,6 +56,8 @@ type Server struct {
 	cfg  Config
 	rec  *reconciler
 	self nsID // the node's own network namespace
+	// netkit says that new pods get netkit pairs.
+	netkit bool
 
 	mu     sync.Mutex
 	busy   map[string]*attachment // attachments with a request in flight
@@ -77,6 +81,10 @@ func Run(ctx context.Context, cfg Config) error {
 	if s.self, err = namespaceOf("/proc/thread-self/ns/net"); err != nil {
 		return err
 	}
+	if s.netkit, err = cfg.Device.choose(cfg.Loader.HaveTCX()); err != nil {
+		return err
+	}
+	klog.FromContext(ctx).Info("New pods' interfaces", "netkit", s.netkit)
 	if s.rec, err = newReconciler(cfg); err != nil {
 		return err
 	}

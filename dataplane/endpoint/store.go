@@ -132,5 +132,6 @@ func (s *Server) whole(pod *tables.LocalPod) bool {
 		return false
 	}
 	pod.IfIndex = l.Attrs().Index
+	pod.Netkit = !pod.Chained && l.Type() == "netkit"
 	return true
 }

@@ -45,23 +45,27 @@ func defaultNet(a netip.Addr) net.IPNet {
 	return net.IPNet{IP: zero.AsSlice(), Mask: net.CIDRMask(0, a.BitLen())}
 }
 
-// makePair makes the pod's veth pair, both ends down: the outer one here, the inner one in ns at once, since moving it there would wait for an RCU barrier. It returns the outer end's ifindex.
+// makePair makes the pod's pair, both ends down: the outer one here, the inner one in ns at once, since moving it there would wait for an RCU barrier. It returns the outer end's ifindex.
 func makePair(pod *tables.LocalPod, ns *os.File, mtu int) (int, error) {
-	pair := &netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: pod.HostIf, MTU: mtu, HardwareAddr: pod.HostMAC[:]},
+	outer := netlink.LinkAttrs{Name: pod.HostIf, MTU: mtu, HardwareAddr: pod.HostMAC[:]}
+	var pair netlink.Link = &netlink.Veth{
+		LinkAttrs: outer,
 		PeerName:  pod.IfName, PeerHardwareAddr: pod.MAC[:], PeerMTU: uint32(mtu), PeerNamespace: netlink.NsFd(ns.Fd()),
+	}
+	if pod.Netkit {
+		pair = netkitPair(outer, netlink.LinkAttrs{Name: pod.IfName, MTU: mtu, HardwareAddr: pod.MAC[:], Namespace: netlink.NsFd(ns.Fd())})
 	}
 	err := netlink.LinkAdd(pair)
 	if errors.Is(err, unix.EEXIST) { // not the outer end: its name is random
 		return 0, types.NewError(types.ErrInvalidEnvironmentVariables, "the container already has an interface "+pod.IfName, err.Error())
 	}
-	if err == nil && pair.Index == 0 {
+	if err == nil && pair.Attrs().Index == 0 {
 		err = errors.New("it is not there")
 	}
 	if err != nil {
-		return 0, fmt.Errorf("make veth pair %s: %w", pod.HostIf, err)
+		return 0, fmt.Errorf("make the %s pair %s: %w", pair.Type(), pod.HostIf, err)
 	}
-	return pair.Index, nil
+	return pair.Attrs().Index, nil
 }
 
 // configureHost sets the outer end's per-device settings, it forwards and has no address that it would have to announce, and sets it up.

@@ -63,6 +63,19 @@ func (l *Loader) attachTCX(prog *ebpf.Program, ifindex int, at ebpf.AttachType, 
 	})
 }
 
+// AttachNetkit attaches prog to the netkit pair whose primary end, in the current network namespace, is ifindex; at is ebpf.AttachNetkitPrimary (what the primary
+// end sends) or ebpf.AttachNetkitPeer (what the other one does). The name must be the pair's own: for the peer the kernel tells an index of another namespace.
+func (l *Loader) AttachNetkit(prog *ebpf.Program, ifindex int, at ebpf.AttachType, name string) error {
+	same := func(i *link.Info) bool { n := i.Netkit(); return n != nil && ebpf.AttachType(n.AttachType) == at }
+	return l.attach(name, prog, same, func() (link.Link, error) {
+		lk, err := link.AttachNetkit(link.NetkitOptions{Interface: ifindex, Program: prog, Attach: at})
+		if errors.Is(err, link.ErrNotSupported) {
+			return nil, &KernelError{Feature: "netkit", MinKernel: "6.7", Err: err}
+		}
+		return lk, err
+	})
+}
+
 // XDPMode is how an XDP program runs on a device.
 type XDPMode string
 

@@ -28,6 +28,7 @@ import (
 	"github.com/fairlead/fairlead/dataplane/cluster"
 	"github.com/fairlead/fairlead/dataplane/dns"
 	"github.com/fairlead/fairlead/dataplane/dns/link"
+	"github.com/fairlead/fairlead/dataplane/endpoint"
 	"github.com/fairlead/fairlead/dataplane/loadbalancer"
 	"github.com/fairlead/fairlead/dataplane/loader"
 	"github.com/fairlead/fairlead/dataplane/podnet"
@@ -54,6 +55,7 @@ type Config struct {
 	// PodNetwork connects pods; without it another CNI plugin does, and only Services are programmed.
 	PodNetwork bool
 	Mode       route.Mode
+	PodDevice  endpoint.Device // see podnet.Config
 	// Sandboxes lists the runtime's pod sandboxes, see podnet.Config. May be nil.
 	Sandboxes func(context.Context) (map[string]bool, error)
 	// CNI says where plugin and configuration are installed once pods can be connected.
@@ -129,7 +131,7 @@ func runPodNetwork(ctx context.Context, cfg Config, l *loader.Loader, t *tables.
 	events := newNodeEvents(ctx, cfg.Client, cfg.NodeName)
 	defer events.stop()
 	pods := podnet.Config{
-		NodeName: cfg.NodeName, DataDir: cfg.DataDir, RunDir: cfg.RunDir, Loader: l, Tables: t, Uplinks: cfg.Uplinks, Mode: cfg.Mode,
+		NodeName: cfg.NodeName, DataDir: cfg.DataDir, RunDir: cfg.RunDir, Loader: l, Tables: t, Uplinks: cfg.Uplinks, Mode: cfg.Mode, Device: cfg.PodDevice,
 		NodeIPs: cfg.NodeIPs, PodCIDRs: cfg.ClusterCIDRs, Registerer: cfg.Registerer,
 		Sandboxes: cfg.Sandboxes, OnExhausted: events.exhausted, OnReady: func() { close(ready) },
 	}

@@ -52,6 +52,8 @@ type agentConfig struct {
 	// Sandboxes names a file with the container IDs that the runtime knows, one per line; empty: no runtime.
 	Sandboxes string
 	MTU       int
+	// Device is the kind of pair that pods get.
+	Device endpoint.Device
 	// NoTCX has programs attached as on a kernel before 6.6.
 	NoTCX bool
 	// Services and Slices, if there are any, make the agent run the load balancer too, without socket hooks: every packet is translated.
@@ -61,7 +63,15 @@ type agentConfig struct {
 
 var pluginDir string
 
+// What the suite runs on where there is no compiler (hack/vm), and with which pairs.
+var (
+	builtPlugin = flag.String("plugin-dir", "", "directory that has fairlead-cni; empty: it is built")
+	patience    = flag.Duration("patience", time.Minute, "how long a condition is waited for: an emulated processor needs more")
+	device      = flag.String("device", string(endpoint.DeviceAuto), "pairs that pods get: auto, veth, netkit")
+)
+
 func TestMain(m *testing.M) {
+	flag.Parse()
 	if c := os.Getenv(agentEnv); c != "" {
 		if err := runAgent(c); err != nil {
 			fmt.Fprintln(os.Stderr, "agent:", err)
@@ -74,7 +84,9 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	pluginDir = dir
-	if out, err := exec.Command("go", "build", "-o", dir+"/fairlead-cni", "github.com/fairlead/fairlead/cmd/fairlead-cni").CombinedOutput(); err != nil {
+	if *builtPlugin != "" {
+		pluginDir = *builtPlugin
+	} else if out, err := exec.Command("go", "build", "-o", dir+"/fairlead-cni", "github.com/fairlead/fairlead/cmd/fairlead-cni").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build the plugin: %v\n%s", err, out)
 		os.Exit(1)
 	}
@@ -131,7 +143,7 @@ func runAgent(config string) error {
 		}
 	}
 	cfg := Config{NodeName: c.Node, NodeIPs: ips, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/56")}, DataDir: filepath.Join(c.Dir, "data"), RunDir: filepath.Join(c.Dir, "run"), Loader: ld, Tables: t, Mode: c.Mode, MTU: c.MTU,
-		Quarantine: c.Quarantine, SweepInterval: c.Sweep, ProbeInterval: 100 * time.Millisecond}
+		Device: c.Device, Quarantine: c.Quarantine, SweepInterval: c.Sweep, ProbeInterval: 100 * time.Millisecond}
 	cfg.OnStep = func(s endpoint.Step) {
 		fmt.Fprintf(os.Stderr, "%s%s\n", stepMark, s)
 		if at, err := os.ReadFile(filepath.Join(c.Dir, killAtFile)); err == nil && string(at) == string(s) {
@@ -184,7 +196,7 @@ type node struct {
 
 func newNode(t testing.TB, ns *nettest.NS, cfg agentConfig) *node {
 	t.Helper()
-	cfg.Dir = t.TempDir()
+	cfg.Dir, cfg.Device = t.TempDir(), endpoint.Device(*device)
 	bpf := filepath.Join(cfg.Dir, "bpf")
 	if err := os.MkdirAll(bpf, 0o700); err != nil {
 		t.Fatal(err)
@@ -246,7 +258,7 @@ func (n *node) eventually(what string, f func() error) { eventually(n.t, what, f
 
 func eventually(t testing.TB, what string, f func() error) {
 	t.Helper()
-	await.Nil(t, 20*time.Second, func() error {
+	await.Nil(t, *patience, func() error {
 		if err := f(); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}

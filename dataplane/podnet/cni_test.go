@@ -65,7 +65,7 @@ func (n *node) residue() []string {
 		n.t.Fatal(err)
 	}
 	for _, l := range links {
-		if name := l.Attrs().Name; l.Type() == "veth" && name != "up0" {
+		if name := l.Attrs().Name; (l.Type() == "veth" || l.Type() == "netkit") && name != "up0" {
 			out = append(out, "interface "+name)
 		}
 	}
@@ -463,7 +463,7 @@ func TestProgramsMoveToLinks(t *testing.T) {
 			return err
 		}
 		for _, l := range links {
-			if !strings.HasPrefix(l.Attrs().Name, "fl") || l.Type() != "veth" {
+			if !strings.HasPrefix(l.Attrs().Name, "fl") || l.Type() != "veth" && l.Type() != "netkit" {
 				continue
 			}
 			qdiscs, err := h.QdiscList(l)

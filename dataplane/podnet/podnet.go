@@ -49,6 +49,8 @@ type Config struct {
 	MasqueradeExclude []netip.Prefix
 	VXLANPort         int
 	VNI               uint32
+	// Device is the kind of pair that new pods get; see endpoint.Config.
+	Device endpoint.Device
 	// Quarantine is how long a released address rests; see ipam.Config.
 	Quarantine time.Duration
 	// Sandboxes lists the runtime's pod sandboxes by container ID, for the sweep; see endpoint.Config. May be nil.
@@ -111,7 +113,7 @@ func Run(ctx context.Context, cfg Config) error {
 	g.Go(func() error {
 		return endpoint.Run(ctx, endpoint.Config{
 			Socket: cfg.Socket(), DataDir: cfg.DataDir, QueueDir: cfg.QueueDir(), Loader: cfg.Loader, Tables: cfg.Tables, Pool: pool,
-			Constants: router.Constants(), MTU: router.MTU, Sandboxes: cfg.Sandboxes, SweepInterval: cfg.SweepInterval,
+			Constants: router.Constants(), MTU: router.MTU, Device: cfg.Device, Sandboxes: cfg.Sandboxes, SweepInterval: cfg.SweepInterval,
 			OnExhausted: cfg.OnExhausted, OnStep: cfg.OnStep,
 			OnListening: func() { close(listening) },
 		})

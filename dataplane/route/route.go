@@ -296,7 +296,7 @@ func watchKernel(ctx context.Context, changed chan<- struct{}) (stop func(), err
 			case u, ok := <-links:
 				if !ok {
 					links = nil
-				} else if u.Link != nil && u.Link.Type() != "veth" {
+				} else if u.Link != nil && u.Link.Type() != "veth" && u.Link.Type() != "netkit" {
 					poke()
 				} else if u.Link != nil && u.Header.Type == unix.RTM_NEWLINK && u.Link.Attrs().MasterIndex == 0 && !isPodLink(u.Link.Attrs().Name) {
 					poke()

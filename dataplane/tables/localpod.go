@@ -39,10 +39,11 @@ type LocalPod struct {
 	IPs         []netip.Addr `json:"ips"`
 	MAC         [6]byte      `json:"mac"`
 	HostMAC     [6]byte      `json:"hostMAC"`
-	HostIf      string       `json:"hostIf"`  // host side of the veth pair
+	HostIf      string       `json:"hostIf"`  // host side of the pair
 	IfIndex     int          `json:"ifIndex"` // of HostIf
 	Chained     bool         `json:"chained,omitempty"`
-	Sole        bool         `json:"sole,omitempty"` // no other plugin touches the host side
+	Netkit      bool         `json:"netkit,omitempty"` // the pair is of netkit, not of veth
+	Sole        bool         `json:"sole,omitempty"`   // no other plugin touches the host side
 	HostPorts   []HostPort   `json:"hostPorts,omitempty"`
 	Bandwidth   Bandwidth    `json:"bandwidth,omitzero"`
 	Created     time.Time    `json:"created"`

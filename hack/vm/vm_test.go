@@ -21,6 +21,12 @@ var modules = []string{"veth", "dummy", "vxlan", "overlay", "cls_bpf", "sch_ingr
 // suites are test executables that run in every kernel: the programs against its verifier, and packets through the loaded programs.
 var suites = []string{"dataplane/loader", "dataplane/loadbalancer", "dataplane/conntrack"}
 
+// The pod network's tests with real pods: with netkit pairs where Debian's kernel has netkit, else with veth.
+const podnetTests = "^(TestEveryVersionAndVerb|TestProgramsMoveToLinks|TestCheckSeesDamage|TestConnectivity|TestFastPath|TestSpoofedSourceIsDropped|TestAgentKilledAnywhere)$"
+
+// podDevice is what pods get on a kernel series.
+var podDevice = map[string]string{"6.1": "veth", "6.12": "netkit"}
+
 func TestKernels(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	if err != nil {
@@ -32,6 +38,7 @@ func TestKernels(t *testing.T) {
 	for _, s := range suites {
 		build(t, root, filepath.Join(programs, filepath.Base(s)+".test"), "test", "-c", "./"+s)
 	}
+	build(t, root, filepath.Join(programs, "podnet.test"), "test", "-c", "./dataplane/podnet")
 	build(t, root, filepath.Join(programs, "cluster.test"), "test", "-c", "-tags", "vm", "./hack/vm/cluster")
 	for _, k := range Kernels {
 		t.Run(k.Series, func(t *testing.T) {
@@ -40,15 +47,15 @@ func TestKernels(t *testing.T) {
 				t.Fatal(err)
 			}
 			log := filepath.Join(root, "out", "test", "vm-"+k.Series+".log")
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
 			defer cancel()
-			m := Machine{Kernel: installed, Image: image(t, root, programs, installed), Memory: 4096, CPUs: 2, Log: log}
+			m := Machine{Kernel: installed, Image: image(t, root, programs, k.Series, installed), Memory: 4096, CPUs: 2, Log: log}
 			status, err := m.Boot(ctx)
 			t.Logf("Linux %s: %v", installed.Release, status)
 			if err != nil {
 				t.Errorf("%v\n%s", err, tail(log))
 			}
-			for _, name := range append([]string{"cluster"}, suites...) {
+			for _, name := range append([]string{"podnet", "cluster"}, suites...) {
 				code, ran := status[filepath.Base(name)]
 				switch {
 				case !ran:
@@ -62,7 +69,7 @@ func TestKernels(t *testing.T) {
 }
 
 // image holds the test executables, and what one node of a cluster needs.
-func image(t *testing.T, root, programs string, k Installed) *Image {
+func image(t *testing.T, root, programs, series string, k Installed) *Image {
 	t.Helper()
 	im := NewImage()
 	check := func(err error) {
@@ -87,6 +94,8 @@ func image(t *testing.T, root, programs string, k Installed) *Image {
 		check(im.Copy("/opt/fairlead/"+name, filepath.Join(root, "bin", name)))
 	}
 	check(im.Copy("/opt/fairlead/sample.tar", filepath.Join(root, "out", "images", "sample.tar")))
+	check(im.Copy("/tests/podnet/podnet", filepath.Join(programs, "podnet.test")))
+	commands.WriteString("podnet /tests/podnet/podnet -test.v -test.timeout=12m -plugin-dir=/opt/fairlead -patience=3m -device=" + podDevice[series] + " -test.run=" + podnetTests + "\n")
 	check(im.Copy("/tests/cluster/cluster", filepath.Join(programs, "cluster.test")))
 	commands.WriteString("cluster /tests/cluster/cluster -test.v -test.timeout=12m\n")
 	for _, p := range []string{"runc"} {

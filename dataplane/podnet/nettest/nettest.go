@@ -37,7 +37,7 @@ type NS struct {
 }
 
 // Path is where a CNI runtime finds the namespace.
-func (n *NS) Path() string { return filepath.Join("/var/run/netns", n.Name) }
+func (n *NS) Path() string { return filepath.Join("/run/netns", n.Name) }
 
 // NewNS makes a namespace with its loopback up. It goes with tb, or by Delete.
 func NewNS(tb TB, what string) *NS {
