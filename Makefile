@@ -9,6 +9,7 @@ VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || ech
 LDFLAGS       := -s -w -X main.version=$(VERSION)
 GOLANGCI      := bin/tools/golangci-lint
 GOLANGCI_VERSION := v2.15.0
+RUNC_VERSION  := $(shell sed -n 's/^const Version = "\(.*\)"/\1/p' hack/runc/runc.go)
 SANDBOX       ?= dev
 NODES         ?= 3
 UP_FLAGS      ?= --dual
@@ -17,6 +18,7 @@ UP_FLAGS      ?= --dual
 DEPS_BUILD := clang-19 llvm-19 libbpf-dev linux-libc-dev
 DEPS_RUN   := runc util-linux ca-certificates
 DEPS_TEST  := iproute2 iptables nftables iperf3 containernetworking-plugins busybox-static containerd dbus-daemon libc6-dev musl-dev
+DEPS_RUNC  := gcc libc6-dev libseccomp-dev pkg-config
 DEPS_VM    := qemu-system-x86 kmod
 
 export CGO_ENABLED := 0
@@ -47,6 +49,11 @@ build: bin/fairlead bin/fairlead-shim bin/fairlead-dns bin/fairlead-cni bin/flct
 .PHONY: bin/fairlead bin/fairlead-shim bin/fairlead-dns bin/fairlead-cni bin/flctl
 bin/fairlead bin/fairlead-shim bin/fairlead-dns bin/fairlead-cni bin/flctl:
 	$(GO) build -ldflags '$(LDFLAGS)' -o $@ ./cmd/$(@F)
+
+.PHONY: runc
+runc: ## Build a runc for pods with `hostUsers: false` into bin/, where the system's is older than 1.2; nodes prefer it
+	@$(call install,$(DEPS_RUNC))
+	CGO_ENABLED=1 GOBIN=$(CURDIR)/bin $(GO) install -trimpath -tags seccomp github.com/opencontainers/runc@$(RUNC_VERSION)
 
 .PHONY: generate
 generate: ## Regenerate what is generated (eBPF objects and bindings, OpenAPI)

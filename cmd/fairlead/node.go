@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime/debug"
 	"strings"
@@ -41,6 +42,7 @@ type nodeOptions struct {
 	pinDir          string
 	clusterDomain   string
 	runtimeEndpoint string
+	runc            string
 	overlay         string
 	podDevice       string
 	noNetwork       bool
@@ -68,6 +70,7 @@ func (o *nodeOptions) register(f *pflag.FlagSet) {
 	f.StringVar(&o.pinDir, "bpf-dir", "/sys/fs/bpf/fairlead", "directory on a bpffs for pinned maps and links")
 	f.StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
 	f.StringVar(&o.runtimeEndpoint, "container-runtime-endpoint", "", "use this CRI runtime (unix:///PATH) instead of the embedded containerd")
+	f.StringVar(&o.runc, "runc", "", "the embedded containerd's OCI runtime, a path (default: runc beside this executable, else runc or crun of PATH)")
 	f.StringVar(&o.overlay, "overlay", "auto", "how pods reach other nodes: auto, native, vxlan")
 	f.StringVar(&o.podDevice, "pod-device", "auto", "pairs of devices that connect new pods: auto (netkit where the kernel has it), veth, netkit")
 	f.BoolVar(&o.noNetwork, "no-network", false, "leave pods' network, Services and cluster DNS to what is installed as pods; CNI plugins are taken from /opt/cni/bin and /etc/cni/net.d")
@@ -154,6 +157,11 @@ func (o *nodeOptions) config() (agent.Config, error) {
 		DataDir: filepath.Join(data, "containerd"), RunDir: filepath.Join(o.runDir, "containerd"),
 		CNIConfDir: filepath.Join(data, "cni", "net.d"), CNIBinDirs: []string{filepath.Join(data, "cni", "bin"), "/usr/lib/cni", "/opt/cni/bin"},
 		ImagesDir: filepath.Join(o.dataDir, "images"),
+	}
+	if o.runc != "" {
+		if cfg.Containerd.RuncBinary, err = exec.LookPath(o.runc); err != nil {
+			return cfg, fmt.Errorf("--runc: %w", err)
+		}
 	}
 	if o.noNetwork {
 		cfg.NoNetwork, cfg.Containerd.CNIConfDir, cfg.Containerd.CNIBinDirs = true, "/etc/cni/net.d", []string{"/opt/cni/bin"}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -36,7 +37,7 @@ type Config struct {
 	// CgroupDir is a cgroup2 directory the daemon is started in; shims and, on hosts where cgroup2 has no controllers, containers inherit it.
 	// It is created when it does not exist. Empty: this process's own.
 	CgroupDir string
-	// RuncBinary is the OCI runtime. Empty: runc (or crun) from PATH.
+	// RuncBinary is the OCI runtime: runc, or crun. Empty: runc beside Executable if it is there, else runc, else crun of PATH.
 	RuncBinary string
 	// CNIConfDir and CNIBinDirs are where the daemon finds network configuration and plugins.
 	// Empty: <DataDir>/cni/net.d; <DataDir>/cni/bin, /usr/lib/cni and /opt/cni/bin.
@@ -71,6 +72,9 @@ func (c Config) withDefaults() (Config, error) {
 			c.ShimExecutable = beside
 		}
 	}
+	if c.RuncBinary == "" {
+		c.RuncBinary = findRunc(filepath.Dir(c.Executable))
+	}
 	if c.CNIConfDir == "" {
 		c.CNIConfDir = filepath.Join(c.DataDir, "cni", "net.d")
 	}
@@ -87,6 +91,19 @@ func (c Config) withDefaults() (Config, error) {
 		c.LogLevel = "info"
 	}
 	return c, nil
+}
+
+// findRunc looks for an OCI runtime in dir, then in PATH. What is not found is left to be looked for, and complained about, when the first pod starts.
+func findRunc(dir string) string {
+	if beside := filepath.Join(dir, "runc"); isExecutable(beside) {
+		return beside
+	}
+	for _, name := range []string{"runc", "crun"} {
+		if found, err := exec.LookPath(name); err == nil {
+			return found
+		}
+	}
+	return "runc"
 }
 
 // Socket is the daemon's gRPC socket: CRI and containerd's own services.
@@ -217,7 +234,7 @@ func hasCapability(capability int) bool {
 
 // render returns the daemon's configuration for c (with defaults filled in) on host.
 func (c Config) render(host Host) ([]byte, error) {
-	for _, path := range append([]string{c.DataDir, c.RunDir, c.CNIConfDir, c.RegistryConfigDir}, c.CNIBinDirs...) {
+	for _, path := range append([]string{c.DataDir, c.RunDir, c.RuncBinary, c.CNIConfDir, c.RegistryConfigDir}, c.CNIBinDirs...) {
 		if strings.ContainsFunc(path, func(r rune) bool { return r < ' ' }) {
 			return nil, fmt.Errorf("container runtime: path %q has a control character", path)
 		}

@@ -66,6 +66,11 @@ func (k *kubelet) containerDevices(ctx context.Context, pod *v1.Pod, container *
 	return out, nil
 }
 
+// deviceHealth is how the devices are that a container has of device plugins and resource claims.
+func (k *kubelet) deviceHealth(pod *v1.Pod, container *v1.Container) []v1.ResourceStatus {
+	return append(k.devices.Health(pod.UID, container.Name), k.claims.Health(pod, container)...)
+}
+
 // claimed is what resource claims give a container, for those who ask who has what.
 func (k *kubelet) claimed(pod *v1.Pod, container *v1.Container) (out []*podresources.DynamicResource) {
 	given, err := k.claims.Container(pod, container)

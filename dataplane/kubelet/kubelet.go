@@ -198,10 +198,10 @@ func Run(ctx context.Context, cfg Config) error {
 	k.volumes = &volumes.Host{Root: cfg.DataDir, Source: volumes.Source{
 		ConfigMap: objectCache.ConfigMap, Secret: objectCache.Secret, Token: k.tokens.get, Claim: k.claim,
 	}, Observe: k.metrics.volume, CSI: k.csi}
-	if k.devices, err = devices.New(ctx, filepath.Join(cfg.DataDir, "device-plugins"), k.keeper.Poke); err != nil {
+	if k.devices, err = devices.New(ctx, filepath.Join(cfg.DataDir, "device-plugins"), k.keeper.Poke, wake); err != nil {
 		log.Error(err, "Devices of device plugins")
 	}
-	if k.claims, err = claims.New(k.client, filepath.Join(cfg.DataDir, "resource_claims")); err != nil {
+	if k.claims, err = claims.New(k.client, cfg.NodeName, filepath.Join(cfg.DataDir, "resource_claims"), wake); err != nil {
 		log.Error(err, "Resource claims of pods that were here before")
 	}
 	defer k.claims.Close()
@@ -223,21 +223,23 @@ func Run(ctx context.Context, cfg Config) error {
 			MemoryBytes: k.machine.MemoryBytes, SeccompDefault: cfg.SeccompDefault},
 		RuntimeName: runtimeName, ClusterDomain: cfg.ClusterDomain, Event: k.events.pod, Services: k.sources.services, Facts: k.facts, DNS: dns.For,
 		RuntimeHandler: k.runtimeHandler, Admit: k.admit, Fits: k.fits,
-		Prepare: k.prepare, Devices: k.containerDevices, UserNS: k.userNamespace, Release: k.release, OnStage: k.metrics.stage, Cgroups: countedCgroups{k.cgroups, k.metrics},
+		Prepare: k.prepare, Devices: k.containerDevices, Health: k.deviceHealth, UserNS: k.userNamespace, Release: k.release, OnStage: k.metrics.stage, Cgroups: countedCgroups{k.cgroups, k.metrics},
 		OnStep: func(kind string, took time.Duration) { k.metrics.worker.WithLabelValues(kind).Observe(took.Seconds()) },
 	})
 	defer k.workers.Wait()
 	k.stats = &stats.Collector{Runtime: k.runtime, Images: k.images, NodeName: cfg.NodeName, DataDir: cfg.DataDir, LogsDir: cfg.PodLogsDir, Views: k.workers.Views,
 		Machine: k.machine, Cgroups: k.layout, CgroupRoot: cfg.CgroupRoot, Volume: k.volumeStats}
 	k.metrics.registry.MustRegister(state{k})
-	k.pleg = &pleg.Watcher{Runtime: k.runtime, Changed: wake, Listed: func(pods map[types.UID]*observed.Pod) { k.sweep(ctx, pods) },
-		OnList: func(took, interval time.Duration) {
-			k.metrics.relist.Observe(took.Seconds())
-			k.metrics.interval.Observe(interval.Seconds())
-		}}
+	k.pleg = pleg.New(k.runtime, wake, func(pods map[types.UID]*observed.Pod) { k.sweep(ctx, pods) })
+	k.pleg.OnList = func(took, interval time.Duration) {
+		k.metrics.relist.Observe(took.Seconds())
+		k.metrics.interval.Observe(interval.Seconds())
+	}
 
 	k.static = newStatic(cfg, k.client, k.keeper, k.workers)
 	writer.Mirror = k.static.apiPod
+	watch := k.podWatch()
+	k.sources.podsSynced = watch.HasSynced
 	running.Go(func() { k.static.run(ctx) })
 	keeping, err := newHousekeeper(k)
 	if err != nil {
@@ -247,13 +249,19 @@ func Run(ctx context.Context, cfg Config) error {
 	running.Go(func() { keeping.run(ctx) })
 	running.Go(func() { k.watchPlugins(ctx, drivers) })
 	running.Go(func() { k.serveDevices(ctx) })
+	running.Go(func() { k.claims.Run(ctx) })
 	running.Go(func() { k.shutdown.Run(ctx) })
 	close(ready)
 	running.Go(func() { writer.Run(ctx) })
 	running.Go(func() { k.keeper.Run(ctx) })
 	running.Go(func() { k.sources.run(ctx) })
-	running.Go(func() { k.watchPods(ctx) })
+	running.Go(func() { watch.RunWithContext(ctx) })
 	running.Go(func() { k.pleg.Run(ctx) })
+	running.Go(func() {
+		if cache.WaitForCacheSync(ctx.Done(), k.podsKnown) {
+			k.pleg.List() // what was deleted while no agent ran is swept at once
+		}
+	})
 	err = k.serve(ctx, listener, &running)
 	cancel()
 	return err
@@ -344,8 +352,8 @@ func (k *kubelet) nodeOptions(capacity v1.ResourceList) node.Options {
 	}
 }
 
-// watchPods hands the pods bound to this node to their workers.
-func (k *kubelet) watchPods(ctx context.Context) {
+// podWatch hands the pods bound to this node to their workers, once it runs.
+func (k *kubelet) podWatch() cache.Controller {
 	selector := fields.OneTermEqualSelector("spec.nodeName", k.cfg.NodeName)
 	lister := cache.NewFilteredListWatchFromClient(k.client.CoreV1().RESTClient(), "pods", metav1.NamespaceAll, func(options *metav1.ListOptions) {
 		options.FieldSelector = selector.String()
@@ -365,8 +373,7 @@ func (k *kubelet) watchPods(ctx context.Context) {
 			},
 		},
 	})
-	k.sources.podsSynced = controller.HasSynced
-	controller.RunWithContext(ctx)
+	return controller
 }
 
 func (k *kubelet) podChanged(pod *v1.Pod) {
@@ -395,9 +402,12 @@ func podGrace(pod *v1.Pod) time.Duration {
 	return 2 * time.Second
 }
 
+// podsKnown tells whether all sources have said once which pods there are.
+func (k *kubelet) podsKnown() bool { return k.sources.podsSynced() && k.static.ready() }
+
 // sweep ends what the runtime or the disk has of pods that no source knows.
 func (k *kubelet) sweep(ctx context.Context, pods map[types.UID]*observed.Pod) {
-	if k.sources.podsSynced == nil || !k.sources.podsSynced() || !k.static.ready() {
+	if !k.podsKnown() {
 		return
 	}
 	for uid, pod := range pods {

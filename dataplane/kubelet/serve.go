@@ -79,7 +79,7 @@ func (k *kubelet) serve(ctx context.Context, listener net.Listener, running *gos
 
 func (k *kubelet) tellReady(ctx context.Context) {
 	err := wait.PollUntilContextCancel(ctx, 20*time.Millisecond, true, func(context.Context) (bool, error) {
-		return k.keeper.Node() != nil && k.sources.podsSynced != nil && k.sources.podsSynced(), nil
+		return k.keeper.Node() != nil && k.sources.podsSynced(), nil
 	})
 	if err == nil {
 		k.cfg.OnReady()

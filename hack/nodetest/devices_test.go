@@ -17,7 +17,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 	podresources "k8s.io/kubelet/pkg/apis/podresources/v1"
-	"k8s.io/utils/ptr"
 
 	"github.com/fairlead/fairlead/dataplane/kubelet/plugins"
 )
@@ -192,36 +191,4 @@ func TestDevicePlugin(t *testing.T) {
 	}
 	g.devices <- []*pluginapi.Device{{ID: "a", Health: pluginapi.Healthy}, {ID: "b", Health: pluginapi.Unhealthy}}
 	until(t, "the node says that one gadget is broken and one gone", func() bool { return n.gadgets() == "2/1" })
-}
-
-// TestUserNamespace: where the runtime can, a pod's root is nobody on the host; elsewhere it is told why not.
-func TestUserNamespace(t *testing.T) {
-	n := Start(t, nil)
-	pod := Pod("own-users", "cat=/proc/self/uid_map", "write=/v/file:x", "forever")
-	pod.Spec.HostUsers = ptr.To(false)
-	pod.Spec.Volumes = []v1.Volume{{Name: "v", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}}}
-	pod.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "v", MountPath: "/v"}}
-	n.Create(pod)
-	node, err := n.Client.CoreV1().Nodes().Get(t.Context(), NodeName, metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	able := slices.ContainsFunc(node.Status.RuntimeHandlers, func(h v1.NodeRuntimeHandler) bool {
-		return h.Name == "" && h.Features != nil && h.Features.UserNamespaces != nil && *h.Features.UserNamespaces
-	})
-	if !able {
-		until(t, "the pod is told why", func() bool {
-			return slices.ContainsFunc(n.Events("own-users"), func(e string) bool { return strings.Contains(e, "runc 1.2 or newer") })
-		})
-		n.Delete("own-users")
-		return
-	}
-	pod = n.WaitReady("own-users")
-	if log := n.Log(pod, "app", 0); !slices.Equal(strings.Fields(log), []string{"0", "65536", "65536"}) {
-		t.Errorf("ids %q", log)
-	}
-	info, err := os.Stat(filepath.Join(n.Config.Kubelet.DataDir, "pods", string(pod.UID), "volumes/kubernetes.io~empty-dir/v/file"))
-	if err != nil || info.Size() != 1 {
-		t.Errorf("%v %v", info, err)
-	}
 }

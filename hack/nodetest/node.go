@@ -157,6 +157,9 @@ func StartWith(t testing.TB, server func(*apiserver.Config), configure func(*Con
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(run, 0o711); err != nil { // processes of user namespaces pass through
+		t.Fatal(err)
+	}
 	n := &Node{T: t, REST: apitest.Start(t, apitest.Options{Configure: server})}
 	n.Client = kubernetes.NewForConfigOrDie(n.REST)
 	data := t.TempDir()

@@ -119,7 +119,7 @@ func ids(t *testing.T, m *Manager, pod *v1.Pod) (out []string) {
 func TestClaimIsPreparedOnceAndTakenBackWithItsLastPod(t *testing.T) {
 	client := fake.NewClientset(claim("shared", "a", "b"))
 	file := filepath.Join(t.TempDir(), "claims")
-	m, err := New(client, file)
+	m, err := New(client, "n", file, func(types.UID) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +152,7 @@ func TestClaimIsPreparedOnceAndTakenBackWithItsLastPod(t *testing.T) {
 
 	// The agent is killed. The next one knows that b has the claim, asks the driver again when b goes on, and takes it back when b is gone.
 	m.Close()
-	if m, err = New(client, file); err != nil {
+	if m, err = New(client, "n", file, func(types.UID) {}); err != nil {
 		t.Fatal(err)
 	}
 	defer m.Close()
@@ -189,7 +189,7 @@ func TestClaimIsPreparedOnceAndTakenBackWithItsLastPod(t *testing.T) {
 func TestWhyAClaimIsNotPrepared(t *testing.T) {
 	unallocated := claim("unallocated", "a")
 	unallocated.Status.Allocation = nil
-	m, err := New(fake.NewClientset(claim("mine", "a"), claim("others", "b"), unallocated), filepath.Join(t.TempDir(), "claims"))
+	m, err := New(fake.NewClientset(claim("mine", "a"), claim("others", "b"), unallocated), "n", filepath.Join(t.TempDir(), "claims"), func(types.UID) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +236,7 @@ func TestWhyAClaimIsNotPrepared(t *testing.T) {
 func TestExtendedResourceIsAClaim(t *testing.T) {
 	made := claim("made", "a")
 	made.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: "a", UID: "a", Controller: ptr.To(true)}}
-	m, err := New(fake.NewClientset(made), filepath.Join(t.TempDir(), "claims"))
+	m, err := New(fake.NewClientset(made), "n", filepath.Join(t.TempDir(), "claims"), func(types.UID) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,7 +261,7 @@ func TestDamagedCheckpointIsSaidAndLeft(t *testing.T) {
 	if err := os.WriteFile(file, []byte(`{"u": {"name":`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m, err := New(fake.NewClientset(), file)
+	m, err := New(fake.NewClientset(), "n", file, func(types.UID) {})
 	if err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("%v, want it to name %s", err, file)
 	}

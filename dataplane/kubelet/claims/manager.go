@@ -40,10 +40,14 @@ const (
 
 // Manager keeps the claims. It handles plugins of kind DRAPlugin. Safe for concurrent use.
 type Manager struct {
-	client  kubernetes.Interface
-	file    string
-	started time.Time
-	drivers plugins.Group[*driver]
+	client    kubernetes.Interface
+	file      string
+	changed   func(types.UID)
+	started   time.Time
+	drivers   plugins.Group[*driver]
+	published *publications
+	wellness  wellness
+	watching  sync.WaitGroup
 
 	working sync.Mutex // one claim is prepared or unprepared at a time
 
@@ -55,6 +59,12 @@ type driver struct {
 	name       string
 	connection *grpc.ClientConn
 	client     draapi.DRAPluginClient
+	leave      context.CancelFunc // ends the watch of its devices' health
+}
+
+func (d *driver) close() {
+	d.leave()
+	d.connection.Close()
 }
 
 // held is a claim that pods of this node have.
@@ -75,14 +85,25 @@ type Device struct {
 	CDI      []string `json:"cdi,omitempty"`
 }
 
-// New reads what agents before this one knew. With an error the manager works, but does not know of claims that were prepared.
-func New(client kubernetes.Interface, file string) (*Manager, error) {
+// New reads what agents before this one knew. changed is told of each pod whose devices' health changed. With an error the manager works, but does not
+// know of claims that were prepared.
+func New(client kubernetes.Interface, nodeName, file string, changed func(types.UID)) (*Manager, error) {
 	known, err := readCheckpoint(file)
-	return &Manager{client: client, file: file, started: time.Now(), held: known}, err
+	m := &Manager{client: client, file: file, changed: changed, started: time.Now(), held: known, wellness: wellness{devices: map[deviceKey]deviceHealth{}}}
+	m.published = newPublications(client, nodeName, m.registered)
+	return m, err
 }
 
+func (m *Manager) registered(driver string) bool {
+	_, there := m.drivers.Get(driver)
+	return there
+}
+
+// Run takes away what drivers published that are gone, until ctx ends.
+func (m *Manager) Run(ctx context.Context) { m.published.run(ctx) }
+
 // Register implements plugins.Handler.
-func (m *Manager) Register(_ context.Context, p plugins.Plugin) error {
+func (m *Manager) Register(ctx context.Context, p plugins.Plugin) error {
 	if !slices.Contains(p.Versions, draapi.DRAPluginService) {
 		return fmt.Errorf("resource driver %s: none of its services %v is %s", p.Name, p.Versions, draapi.DRAPluginService)
 	}
@@ -90,22 +111,33 @@ func (m *Manager) Register(_ context.Context, p plugins.Plugin) error {
 	if err != nil {
 		return err
 	}
-	m.drivers.Put(p, &driver{name: p.Name, connection: connection, client: draapi.NewDRAPluginClient(connection)})
+	one := &driver{name: p.Name, connection: connection, client: draapi.NewDRAPluginClient(connection)}
+	ctx, one.leave = context.WithCancel(ctx)
+	m.drivers.Put(p, one)
+	if client := healthClient(one, p.Versions); client != nil {
+		m.watching.Go(func() { m.watchHealth(ctx, p.Name, client) })
+	}
 	return nil
 }
 
 // Deregister implements plugins.Handler.
 func (m *Manager) Deregister(p plugins.Plugin) {
-	if one, found, _ := m.drivers.Take(p); found {
-		one.connection.Close()
+	one, found, left := m.drivers.Take(p)
+	if !found {
+		return
+	}
+	one.close()
+	if !left {
+		m.published.gone(p.Name)
 	}
 }
 
 // Close ends the connections to drivers.
 func (m *Manager) Close() {
 	for _, one := range m.drivers.All() {
-		one.connection.Close()
+		one.close()
 	}
+	m.watching.Wait()
 }
 
 // Prepare has the drivers of the pod's claims prepare them. It may be called again: what this agent has prepared it does not ask for twice.

@@ -43,7 +43,8 @@ const (
 // Manager keeps devices. Build it with New. Safe for concurrent use.
 type Manager struct {
 	dir     string
-	changed func() // the node's capacity
+	changed func()          // the node's capacity
+	wake    func(types.UID) // a pod whose devices' health may have changed
 	ctx     context.Context
 	running sync.WaitGroup
 	started time.Time
@@ -73,10 +74,10 @@ type allocation struct {
 	Response *pluginapi.ContainerAllocateResponse `json:"response"`
 }
 
-// New reads the checkpoint below dir. Plugins are watched until ctx ends; changed is called when the devices of the node change. A checkpoint that
-// cannot be read is an error beside a manager that works.
-func New(ctx context.Context, dir string, changed func()) (*Manager, error) {
-	m := &Manager{dir: dir, changed: changed, ctx: ctx, endpoints: map[string]*endpoint{}, started: time.Now()}
+// New reads the checkpoint below dir. Plugins are watched until ctx ends; changed is called when the devices of the node change, wake for
+// each pod that has some of them. A checkpoint that cannot be read is an error beside a manager that works.
+func New(ctx context.Context, dir string, changed func(), wake func(types.UID)) (*Manager, error) {
+	m := &Manager{dir: dir, changed: changed, wake: wake, ctx: ctx, endpoints: map[string]*endpoint{}, started: time.Now()}
 	err := os.MkdirAll(dir, 0o750)
 	if err != nil {
 		err = fmt.Errorf("device plugins: %w", err)
@@ -154,8 +155,50 @@ func (m *Manager) watch(ctx context.Context, e *endpoint) error {
 				klog.FromContext(ctx).Error(err, "Devices of a plugin", "resource", e.resource)
 			}
 		}
-		m.changed()
+		m.tell(e.resource)
 	}
+}
+
+// tell says that the devices of a resource changed.
+func (m *Manager) tell(name string) {
+	m.changed()
+	var pods []types.UID
+	m.mu.Lock()
+	for uid, containers := range m.given {
+		for _, resources := range containers {
+			if resources[name] != nil {
+				pods = append(pods, uid)
+				break
+			}
+		}
+	}
+	m.mu.Unlock()
+	for _, uid := range pods {
+		m.wake(uid)
+	}
+}
+
+// Health says how the devices are that a container has, by resource; those of a plugin that is not there are unknown.
+func (m *Manager) Health(uid types.UID, container string) (out []v1.ResourceStatus) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	given := m.given[uid][container]
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		e, status := m.endpoints[name], v1.ResourceStatus{Name: v1.ResourceName(name)}
+		for _, id := range given[name].Devices {
+			health := v1.ResourceHealthStatusUnknown
+			if e != nil && e.watched && e.gone.IsZero() {
+				if d := e.devices[id]; d != nil && d.Health == pluginapi.Healthy {
+					health = v1.ResourceHealthStatusHealthy
+				} else if d != nil {
+					health = v1.ResourceHealthStatusUnhealthy
+				}
+			}
+			status.Resources = append(status.Resources, v1.ResourceHealth{ResourceID: v1.ResourceID(id), Health: health})
+		}
+		out = append(out, status)
+	}
+	return out
 }
 
 // ended says that a plugin's stream is over: its devices cannot be given out.
@@ -167,7 +210,7 @@ func (m *Manager) ended(e *endpoint) {
 	}
 	m.mu.Unlock()
 	if current && m.ctx.Err() == nil {
-		m.changed()
+		m.tell(e.resource)
 	}
 }
 

@@ -28,19 +28,30 @@ const (
 	reconnect    = 500 * time.Millisecond
 )
 
-// Watcher watches the runtime.
+// Watcher watches the runtime. Build it with New.
 type Watcher struct {
-	Runtime internalapi.RuntimeService
-	// Changed is called with each pod that may have changed.
-	Changed func(types.UID)
-	// Listed is called with all pods after each listing.
-	Listed func(map[types.UID]*observed.Pod)
+	runtime internalapi.RuntimeService
+	changed func(types.UID)
+	listed  func(map[types.UID]*observed.Pod)
 
 	// OnList is told how long a listing took and how long before its end the one before had ended. May be nil.
 	OnList func(took, interval time.Duration)
 
 	healthy atomic.Int64 // unix nanoseconds of the last listing that worked
 	kick    chan struct{}
+}
+
+// New returns a watcher of runtime that calls changed with each pod that may have changed, and listed with all pods after each listing.
+func New(runtime internalapi.RuntimeService, changed func(types.UID), listed func(map[types.UID]*observed.Pod)) *Watcher {
+	return &Watcher{runtime: runtime, changed: changed, listed: listed, kick: make(chan struct{}, 1)}
+}
+
+// List has everything listed soon. It does not wait for that.
+func (w *Watcher) List() {
+	select {
+	case w.kick <- struct{}{}:
+	default:
+	}
 }
 
 // Healthy tells whether the runtime has answered lately.
@@ -58,7 +69,6 @@ func (w *Watcher) LastSeen() time.Time {
 
 // Run watches until ctx ends.
 func (w *Watcher) Run(ctx context.Context) {
-	w.kick = make(chan struct{}, 1)
 	events := make(chan *runtimeapi.ContainerEventResponse, 256)
 	var streaming atomic.Bool
 	ended := make(chan struct{})
@@ -76,11 +86,11 @@ func (w *Watcher) Run(ctx context.Context) {
 			return
 		case event := <-events:
 			if uid := event.GetPodSandboxStatus().GetMetadata().GetUid(); uid != "" {
-				w.Changed(types.UID(uid))
+				w.changed(types.UID(uid))
 			} else {
 				before = w.list(ctx, before)
 			}
-		case <-w.kick: // the stream was cut: something may have been missed
+		case <-w.kick:
 			before = w.list(ctx, before)
 		case <-timer.C:
 			before = w.list(ctx, before)
@@ -97,12 +107,9 @@ func (w *Watcher) Run(ctx context.Context) {
 func (w *Watcher) stream(ctx context.Context, events chan *runtimeapi.ContainerEventResponse, streaming *atomic.Bool) {
 	log := klog.FromContext(ctx)
 	for ctx.Err() == nil {
-		err := w.Runtime.GetContainerEvents(ctx, events, func(runtimeapi.RuntimeService_GetContainerEventsClient) {
+		err := w.runtime.GetContainerEvents(ctx, events, func(runtimeapi.RuntimeService_GetContainerEventsClient) {
 			streaming.Store(true)
-			select {
-			case w.kick <- struct{}{}:
-			default:
-			}
+			w.List() // something may have been missed while there was none
 		})
 		streaming.Store(false)
 		if status.Code(err) == codes.Unimplemented {
@@ -119,7 +126,7 @@ func (w *Watcher) stream(ctx context.Context, events chan *runtimeapi.ContainerE
 // list reads all pods, reports those that differ from before, and returns what to compare with next time.
 func (w *Watcher) list(ctx context.Context, before map[types.UID]string) map[types.UID]string {
 	started, last := time.Now(), w.LastSeen()
-	pods, err := observed.List(ctx, w.Runtime)
+	pods, err := observed.List(ctx, w.runtime)
 	if err != nil {
 		return before
 	}
@@ -135,17 +142,15 @@ func (w *Watcher) list(ctx context.Context, before map[types.UID]string) map[typ
 	for uid, pod := range pods {
 		now[uid] = digest(pod)
 		if now[uid] != before[uid] {
-			w.Changed(uid)
+			w.changed(uid)
 		}
 	}
 	for uid := range before {
 		if _, ok := now[uid]; !ok {
-			w.Changed(uid)
+			w.changed(uid)
 		}
 	}
-	if w.Listed != nil {
-		w.Listed(pods)
-	}
+	w.listed(pods)
 	return now
 }
 

@@ -383,6 +383,7 @@ func (w *worker) report(pod *v1.Pod, seen *observed.Pod, now time.Time, ended bo
 		Waiting: w.waiting, RuntimeName: w.RuntimeName, Message: status.ReadMessage,
 		Started: func(_ *v1.Container, id string) bool { return w.startedID(id) },
 		Ready:   w.Probes.Ready,
+		Health:  w.Health,
 	})
 	if w.extra != nil {
 		setCondition(&out, *w.extra, now)

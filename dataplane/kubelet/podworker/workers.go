@@ -58,6 +58,8 @@ type Services struct {
 	Prepare func(ctx context.Context, pod *v1.Pod) error
 	// Devices returns what device plugins and resource drivers give a container that is about to start. May be nil.
 	Devices func(ctx context.Context, pod *v1.Pod, container *v1.Container) (Devices, error)
+	// Health tells how those devices are, nothing of a container that has none. May be nil.
+	Health func(pod *v1.Pod, container *v1.Container) []v1.ResourceStatus
 	// UserNS returns a pod's user-namespace mapping, nil when it uses the host's. May be nil.
 	UserNS func(pod *v1.Pod) (*runtimeapi.UserNamespace, error)
 	// Release is told when nothing of a pod is left: what Prepare, Devices and UserNS gave it is free. An error makes it be called again. May be nil.

@@ -36,6 +36,8 @@ type Input struct {
 	Waiting map[string]v1.ContainerStateWaiting
 	// Started and Ready are by container id; a container without a readiness probe is ready when it has started.
 	Started, Ready func(container *v1.Container, id string) bool
+	// Health is how the devices of a container are, nothing when it has none (any more). May be nil.
+	Health func(*v1.Pod, *v1.Container) []v1.ResourceStatus
 	// RuntimeName prefixes container ids ("containerd").
 	RuntimeName string
 	// Message returns a container's termination message.
@@ -115,7 +117,7 @@ func (in Input) statuses(containers []v1.Container, old []v1.ContainerStatus, ki
 }
 
 func (in Input) container(container *v1.Container, kind sync.Kind, before *v1.ContainerStatus) v1.ContainerStatus {
-	out := v1.ContainerStatus{Name: container.Name, Image: container.Image}
+	out := v1.ContainerStatus{Name: container.Name, Image: container.Image, AllocatedResourcesStatus: in.health(container, before)}
 	newest, previous := in.Observed.Newest(container.Name), in.Observed.Previous(container.Name)
 	waiting, isWaiting := in.Waiting[container.Name]
 	started := false
@@ -169,6 +171,19 @@ func (in Input) container(container *v1.Container, kind sync.Kind, before *v1.Co
 		out.StopSignal = container.Lifecycle.StopSignal
 	}
 	return out
+}
+
+// health is how the container's devices are, or last were: after its end that may be the reason.
+func (in Input) health(container *v1.Container, before *v1.ContainerStatus) []v1.ResourceStatus {
+	if in.Health != nil {
+		if now := in.Health(in.Pod, container); now != nil {
+			return now
+		}
+	}
+	if before != nil {
+		return before.AllocatedResourcesStatus
+	}
+	return nil
 }
 
 // unseen is the status of a container the runtime has no instance of: not started yet, or lost.

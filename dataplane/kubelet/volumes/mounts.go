@@ -66,9 +66,7 @@ func (h *Host) Mounts(ctx context.Context, pod *v1.Pod, container *v1.Container,
 				return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", wanted.Name, container.Name, err)
 			}
 		}
-		if volume.HostPath == nil || len(uids) > 0 {
-			mount.UidMappings, mount.GidMappings = uids, gids
-		}
+		mount.UidMappings, mount.GidMappings = uids, gids
 		out = append(out, mount)
 	}
 	return out, nil
