@@ -8,7 +8,7 @@
  *           r = lb_forward(ctx, &f, from);   is it for a service? Then its destination becomes a backend
  *
  * Both return
- *   lb_none   not ours: packet and flow untouched
+ *   lb_none   not ours, or answered under the service's own address on this node: packet and flow untouched
  *   lb_done   translated: packet and f say the new tuple; route it by f.daddr
  *   lb_reply  the packet has become the answer to its sender (echo reply, ICMP error): send it back out of the device it came from
  *   < 0       drop it; -r is the enum drop_reason, which the caller counts
@@ -214,6 +214,11 @@ static __noinline int lb_decide(struct flow *f, enum lb_from from, struct lb_dec
 		return address & SERVICE_VIP ? lb_reply : lb_none;
 	if (e && !fresh)
 		return lb_continue(&k, e, f, d);
+	if (from == LB_FROM_POD && svc->flags & SERVICE_HERE) {
+		if (e)
+			ct_del(&k); /* of when another node answered: what follows goes where this packet goes */
+		return lb_none;
+	}
 	r = lb_begin(&k, svc, scope, from, d);
 	if (likely(!r))
 		return lb_done;

@@ -36,6 +36,7 @@ enum service_algorithm {
 #define SERVICE_SOURCE_RANGES 0x0020 /* map source_ranges says who may come from outside */
 #define SERVICE_DSR 0x0040 /* remote backends answer the client themselves */
 #define SERVICE_HAS_REMOTE 0x0080 /* usable backends exist somewhere, so an empty local set drops instead of refusing */
+#define SERVICE_HERE 0x0100 /* this node answers at the service's own address: pods' packets stay as they are and leave no entry */
 
 struct service {
 	__u32 id; /* of the service port; all its frontends share it. Never 0 */

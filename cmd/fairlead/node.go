@@ -141,6 +141,10 @@ func (o *nodeOptions) config() (agent.Config, error) {
 	if err != nil {
 		return cfg, err
 	}
+	serviceIPs, err := parseAddrs(clusterDNS)
+	if err != nil {
+		return cfg, err
+	}
 	mode := route.Mode(o.overlay)
 	switch mode {
 	case route.Auto, route.Native, route.VXLAN:
@@ -184,6 +188,7 @@ func (o *nodeOptions) config() (agent.Config, error) {
 		ClusterCIDRs: clusterCIDRs, PodNetwork: true, Mode: mode, PodDevice: endpoint.Device(o.podDevice),
 		CNI:        install.Options{BinDir: filepath.Join(data, "cni", "bin"), ConfDir: filepath.Join(data, "cni", "net.d")},
 		DNS:        link.Settings{Domain: o.clusterDomain, Upstreams: upstream},
+		ClusterDNS: serviceIPs,
 		Registerer: prometheus.DefaultRegisterer,
 	}
 	return cfg, nil

@@ -30,9 +30,11 @@ import (
 type front struct {
 	logger klog.Logger
 
-	mu    sync.Mutex
-	conns map[netip.AddrPort][]*frontConn
-	held  bool // the sockets were handed to this process and are served whatever the Corefile says
+	mu      sync.Mutex
+	conns   map[netip.AddrPort][]*frontConn
+	streams []*frontStream
+	service []netip.AddrPort // where no server of the Corefile listens, see OpenServiceSockets
+	held    bool             // the sockets were handed to this process and are served whatever the Corefile says
 }
 
 // served is what a front socket hands questions to; replaced as a whole when a Corefile is loaded.
@@ -42,7 +44,9 @@ type served struct {
 }
 
 // OpenSockets opens the UDP sockets for addr: as many as cores can use. The caller closes them.
-func OpenSockets(addr netip.AddrPort) ([]*os.File, error) {
+func OpenSockets(addr netip.AddrPort) ([]*os.File, error) { return openUDP(addr, prepare) }
+
+func openUDP(addr netip.AddrPort, prepare func(syscallConn) error) ([]*os.File, error) {
 	var files []*os.File
 	lc := net.ListenConfig{Control: func(_, _ string, c syscallConn) error { return prepare(c) }}
 	for range min(runtime.GOMAXPROCS(0), 8) {
@@ -80,9 +84,9 @@ func prepare(c syscallConn) error {
 	return errors.Join(control, err)
 }
 
-// newFront serves the sockets in files, none to open its own where the Corefile's servers listen.
-func newFront(logger klog.Logger, files []*os.File) (*front, error) {
-	f := &front{logger: logger, conns: map[netip.AddrPort][]*frontConn{}, held: len(files) > 0}
+// newFront serves the sockets in files, none to open its own where the Corefile's servers listen. Those bound to an address in service are served by whatever server has our plugin.
+func newFront(logger klog.Logger, files []*os.File, service []netip.AddrPort) (*front, error) {
+	f := &front{logger: logger, conns: map[netip.AddrPort][]*frontConn{}, service: service, held: len(files) > 0}
 	for _, file := range files {
 		if err := f.add(file); err != nil {
 			f.close()
@@ -94,6 +98,11 @@ func newFront(logger klog.Logger, files []*os.File) (*front, error) {
 
 // add makes file one of the front's sockets. Nothing is read from it before attach.
 func (f *front) add(file *os.File) error {
+	if network, _, err := SocketAddress(file); err != nil {
+		return err
+	} else if network == "tcp" {
+		return f.addStream(file)
+	}
 	pc, err := net.FilePacketConn(file)
 	if err != nil {
 		return fmt.Errorf("DNS socket: %w", err)
@@ -122,7 +131,10 @@ func (f *front) attach(s *dnsserver.Server, fast *fastPath) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, at := range addressesOf(host, port) {
+	for _, c := range f.streams {
+		c.attach(s)
+	}
+	for _, at := range append(addressesOf(host, port), f.service...) {
 		if len(f.conns[at]) == 0 {
 			if f.held || fast == nil {
 				continue
@@ -179,6 +191,9 @@ func (f *front) close() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var wg sync.WaitGroup
+	for _, c := range f.streams {
+		wg.Go(c.stop)
+	}
 	for _, conns := range f.conns {
 		for _, c := range conns {
 			wg.Go(c.stop)
@@ -300,12 +315,10 @@ func (c *frontConn) serve() error {
 	failed := make(chan error, 1)
 	c.server = &dns.Server{PacketConn: c, Net: "udp", NotifyStartedFunc: func() { close(started) }, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) {
 		to := c.to.Load()
-		ctx := context.WithValue(context.Background(), dnsserver.Key{}, to.server)
-		ctx = context.WithValue(ctx, dnsserver.LoopKey{}, 0)
 		if to.fast != nil {
 			w = to.fast.remember(w, r)
 		}
-		to.server.ServeDNS(ctx, w, r)
+		handTo(to.server, w, r)
 	})}
 	go func() { failed <- c.server.ActivateAndServe() }()
 	select {
@@ -314,6 +327,13 @@ func (c *frontConn) serve() error {
 	case err := <-failed:
 		return err
 	}
+}
+
+// handTo has s serve a question as if one of its own sockets had read it.
+func handTo(s *dnsserver.Server, w dns.ResponseWriter, r *dns.Msg) {
+	ctx := context.WithValue(context.Background(), dnsserver.Key{}, s)
+	ctx = context.WithValue(ctx, dnsserver.LoopKey{}, 0)
+	s.ServeDNS(ctx, w, r)
 }
 
 // stop answers the questions that were read and closes the socket.

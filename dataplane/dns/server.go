@@ -50,6 +50,8 @@ type Config struct {
 	// Sockets are UDP sockets that the server reads beside its own, opened with OpenSockets for its addresses; whoever gave them goes on holding them. None: the
 	// server opens them itself. Run closes them.
 	Sockets []*os.File
+	// Service are the cluster DNS Service's addresses: Sockets bound to ServicePort there, opened with OpenServiceSockets, are served, too.
+	Service []netip.Addr
 	// OnServing is called once the server answers. May be nil.
 	OnServing func()
 	// ResolvConf is the file with the node's search list; default /etc/resolv.conf.
@@ -64,7 +66,11 @@ func Run(ctx context.Context, cfg Config) error {
 	source.Store(cfg.Directory)
 	caddy.Quiet, dnsserver.Quiet = true, true
 	logger := klog.FromContext(ctx)
-	front, err := newFront(logger, cfg.Sockets)
+	var service []netip.AddrPort
+	for _, a := range cfg.Service {
+		service = append(service, netip.AddrPortFrom(a, ServicePort))
+	}
+	front, err := newFront(logger, cfg.Sockets, service)
 	for _, f := range cfg.Sockets {
 		f.Close()
 	}

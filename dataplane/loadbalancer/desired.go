@@ -94,6 +94,7 @@ const (
 	flagSourceRanges = 0x0020
 	flagDSR          = 0x0040
 	flagHasRemote    = 0x0080
+	flagHere         = 0x0100
 
 	backendCluster  = 0x01
 	backendLocalSet = 0x02
@@ -187,6 +188,7 @@ func (v *view) desired(s *tables.Service) serviceSpec {
 			}
 			ps.hashed = ps.hashed || alg == Maglev
 			ps.endpoints, ps.hasRemote = v.endpointsOf(sl, p, v6)
+			v.markHere(&ps, s.InternalPolicy)
 			spec.ports = append(spec.ports, ps)
 		}
 	}
@@ -363,6 +365,33 @@ func (v *view) endpointsOf(sl []*tables.EndpointSlice, p *tables.ServicePort, v6
 		out = append(out, endpoint{addr: e.Addr.Unmap(), port: in.port, flags: f, weight: in.w})
 	}
 	return out, usable
+}
+
+// markHere marks the frontends at which this node answers itself, while all that would get connections from here are the very servers that do.
+func (v *view) markHere(ps *portSpec, internal tables.Policy) {
+	if ps.proto != tables.TCP && ps.proto != tables.UDP {
+		return
+	}
+	set := uint8(backendCluster)
+	if internal == tables.PolicyLocal {
+		set = backendLocalSet
+	}
+	for answer := range v.tables.Answers.All(v.txn) {
+		usable := false
+		others := slices.ContainsFunc(ps.endpoints, func(e endpoint) bool {
+			usable = usable || e.flags&set != 0
+			return e.flags&set != 0 && !slices.Contains(answer.Servers, netip.AddrPortFrom(e.addr, e.port))
+		})
+		if !usable || others {
+			continue
+		}
+		key := serviceKey(answer.At.Addr(), answer.At.Port(), ps.proto)
+		for i := range ps.frontends {
+			if ps.frontends[i].key == key {
+				ps.frontends[i].flags |= flagHere
+			}
+		}
+	}
 }
 
 func rank(e *tables.Endpoint) int {

@@ -315,7 +315,14 @@ func (s *modelService) rows() []any {
 		}
 		sl.Endpoints = append(sl.Endpoints, ep)
 	}
-	return []any{row, sl}
+	// The node answers at some services' own addresses: what comes from the wire does not care.
+	answer := &tables.Answer{At: netip.AddrPortFrom(s.vip, s.port)}
+	for _, b := range s.backends {
+		if b.near || len(s.name) == 2 {
+			answer.Servers = append(answer.Servers, netip.AddrPortFrom(b.addr, b.port))
+		}
+	}
+	return []any{row, sl, answer}
 }
 
 func (s *modelService) targetPort() uint16 {

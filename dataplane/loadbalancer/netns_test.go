@@ -205,7 +205,7 @@ func (n *testNode) put(rows ...any) {
 
 func putRows(t testing.TB, tb *tables.Tables, rows ...any) {
 	t.Helper()
-	w := tb.DB.WriteTxn(tb.Services, tb.EndpointSlices, tb.Nodes)
+	w := tb.DB.WriteTxn(tb.Services, tb.EndpointSlices, tb.Nodes, tb.Answers)
 	defer w.Commit()
 	var err error
 	for _, r := range rows {
@@ -216,6 +216,8 @@ func putRows(t testing.TB, tb *tables.Tables, rows ...any) {
 			_, _, err = tb.EndpointSlices.Insert(w, r)
 		case *tables.Node:
 			_, _, err = tb.Nodes.Insert(w, r)
+		case *tables.Answer:
+			_, _, err = tb.Answers.Insert(w, r)
 		}
 		if err != nil {
 			t.Fatal(err)

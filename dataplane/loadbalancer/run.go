@@ -152,7 +152,7 @@ func (b *balancer) close() error {
 // run watches the tables and keeps the kernel equal to them.
 func (b *balancer) run(ctx context.Context) error {
 	t := b.cfg.Tables
-	w := t.DB.WriteTxn(t.Services, t.EndpointSlices, t.LocalPods)
+	w := t.DB.WriteTxn(t.Services, t.EndpointSlices, t.LocalPods, t.Answers)
 	services, err := t.Services.Changes(w)
 	if err == nil {
 		defer services.Close()
@@ -165,8 +165,12 @@ func (b *balancer) run(ctx context.Context) error {
 	if err3 == nil {
 		defer pods.Close()
 	}
+	answers, err4 := t.Answers.Changes(w)
+	if err4 == nil {
+		defer answers.Close()
+	}
 	w.Commit()
-	if err := errors.Join(err, err2, err3); err != nil {
+	if err := errors.Join(err, err2, err3, err4); err != nil {
 		return fmt.Errorf("watch tables: %w", err)
 	}
 	// Nothing is removed before the tables hold all that the cluster has.
@@ -213,6 +217,12 @@ func (b *balancer) run(ctx context.Context) error {
 		for c := range podChanges {
 			dirty[HostPortsName(c.Object.ID)] = true
 			b.skips.set(c.Object, c.Deleted)
+		}
+		answerChanges, answersWatch := answers.Next(txn)
+		for c := range answerChanges {
+			for s := range t.Services.List(txn, tables.ServiceByClusterIP.Query(c.Object.At.Addr())) {
+				dirty[s.Name] = true
+			}
 		}
 		node, _, nodeWatch, _ := t.Nodes.GetWatch(txn, tables.NodeByName.Query(b.cfg.NodeName))
 		if node != nil && node.Zone != b.zone {
@@ -268,6 +278,7 @@ func (b *balancer) run(ctx context.Context) error {
 		case <-servicesWatch:
 		case <-slicesWatch:
 		case <-podsWatch:
+		case <-answersWatch:
 		case <-nodeWatch:
 		case <-retry:
 			retry = nil

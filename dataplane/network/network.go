@@ -61,8 +61,10 @@ type Config struct {
 	// CNI says where plugin and configuration are installed once pods can be connected.
 	CNI install.Options
 
-	// DNS are the settings of the node's server of cluster names; with no Domain there is none. Listen and Control are filled in.
+	// DNS are the settings of the node's server of cluster names; with no Domain there is none. Listen, Service and Control are filled in.
 	DNS link.Settings
+	// ClusterDNS are the addresses of the cluster DNS Service, at which the server answers, too.
+	ClusterDNS []netip.Addr
 
 	Registerer prometheus.Registerer
 }

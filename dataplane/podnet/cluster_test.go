@@ -59,6 +59,8 @@ type agentConfig struct {
 	// Services and Slices, if there are any, make the agent run the load balancer too, without socket hooks: every packet is translated.
 	Services []*tables.Service
 	Slices   []*tables.EndpointSlice
+	// Answers are what the node answers at Services' own addresses.
+	Answers []*tables.Answer
 }
 
 var pluginDir string
@@ -119,7 +121,19 @@ func runAgent(config string) error {
 	if err != nil {
 		return err
 	}
-	txn := t.DB.WriteTxn(t.Nodes, t.Services, t.EndpointSlices)
+	var accepted []netip.Addr
+	for _, a := range c.Answers {
+		accepted = append(accepted, a.At.Addr())
+	}
+	if err := route.Accept(accepted); err != nil {
+		return err
+	}
+	txn := t.DB.WriteTxn(t.Nodes, t.Services, t.EndpointSlices, t.Answers)
+	for _, a := range c.Answers {
+		if _, _, err := t.Answers.Insert(txn, a); err != nil {
+			return err
+		}
+	}
 	for _, s := range c.Services {
 		if _, _, err := t.Services.Insert(txn, s); err != nil {
 			return err

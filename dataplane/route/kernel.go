@@ -91,7 +91,58 @@ func removeVXLAN() error {
 	return netlink.LinkDel(l)
 }
 
-// Uninstall removes our routes, the node's addresses in the pod network and the VXLAN device.
+// Accept has the node take packets to addrs, which no device of it has, as its own: a process that is bound to one of them answers under it. Other addresses that it was told of before it
+// gives up.
+func Accept(addrs []netip.Addr) error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	have, err := accepted()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, r := range have {
+		if p, ok := prefixOf(r.Dst); !ok || !slices.Contains(addrs, p.Addr()) {
+			errs = append(errs, drop(&r))
+		}
+	}
+	for _, a := range addrs {
+		r := &netlink.Route{
+			Dst: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, LinkIndex: lo.Attrs().Index, Protocol: Protocol,
+		}
+		if a.Is4() {
+			r.Scope = netlink.SCOPE_HOST
+		}
+		if err := netlink.RouteReplace(r); err != nil {
+			errs = append(errs, fmt.Errorf("accept packets to %s: %w", a, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// accepted lists the routes that Accept made.
+func accepted() (out []netlink.Route, err error) {
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_LOCAL, Protocol: Protocol}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+		if err != nil {
+			return nil, fmt.Errorf("list the addresses accepted so far: %w", err)
+		}
+		out = append(out, routes...)
+	}
+	return out, nil
+}
+
+// drop removes a route; one that is gone is no error.
+func drop(r *netlink.Route) error {
+	if err := netlink.RouteDel(r); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("remove route %s: %w", r, err)
+	}
+	return nil
+}
+
+// Uninstall removes our routes, the node's addresses in the pod network, those that Accept was told of, and the VXLAN device.
 func Uninstall() error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
@@ -110,11 +161,10 @@ func Uninstall() error {
 					errs = append(errs, err)
 				}
 			}
-			if err := netlink.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
-				errs = append(errs, err)
-			}
+			errs = append(errs, drop(&r))
 		}
 	}
+	errs = append(errs, Accept(nil))
 	return errors.Join(append(errs, removeVXLAN())...)
 }
 

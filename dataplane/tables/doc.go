@@ -4,6 +4,7 @@
 //
 //	dataplane/cluster (Kubernetes API) --upsert--> Services, EndpointSlices, Nodes --watch--> loadbalancer, route, dns
 //	dataplane/endpoint (CNI)          --upsert--> LocalPods                       --watch--> endpoint, loadbalancer (host ports)
+//	dataplane/network (cluster DNS)   --upsert--> Answers                         --watch--> loadbalancer
 //
 // Rows are plain values without client-go types, compact, and immutable once inserted: change a copy. Text that many rows repeat (namespaces,
 // zones, node names, port names) is interned with Intern by whoever fills the tables.
@@ -24,6 +25,7 @@ type Tables struct {
 	EndpointSlices statedb.RWTable[*EndpointSlice]
 	Nodes          statedb.RWTable[*Node]
 	LocalPods      statedb.RWTable[*LocalPod]
+	Answers        statedb.RWTable[*Answer]
 
 	fillers map[string]func(statedb.WriteTxn) // by "table/filler"
 }
@@ -43,6 +45,9 @@ func New(fillers ...string) (*Tables, error) {
 		return nil, err
 	}
 	if t.LocalPods, err = statedb.NewTable(t.DB, "localpods", LocalPodByID, LocalPodByIP); err != nil {
+		return nil, err
+	}
+	if t.Answers, err = statedb.NewTable(t.DB, "answers", AnswerByAddress); err != nil {
 		return nil, err
 	}
 	w := t.DB.WriteTxn(t.Services, t.EndpointSlices, t.Nodes)

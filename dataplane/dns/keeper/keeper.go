@@ -6,7 +6,7 @@
 //	                               probe --UDP--------^
 //
 // The keeper starts the server, or takes over the one that an earlier agent started; replaces one of another version or with other settings, while the former goes on answering until the
-// new one does; starts a dead one again, and kills one that no longer answers. It holds the server's UDP sockets, too, so that questions wait for the next server instead of being
+// new one does; starts a dead one again, and kills one that no longer answers. It holds the server's sockets, too, so that questions wait for the next server instead of being
 // refused. When the server stays away, the sockets are closed and Health says so, for the cluster to send the node's clients to other nodes' servers.
 //
 // The end of Run leaves the server running.
@@ -46,8 +46,8 @@ type Config struct {
 	LogFile   string // of the server
 	// Executable is the server's program; empty: fairlead-dns beside this one, or this one under that name.
 	Executable string
-	// Health is called when the server has been away for a while (false) and when it answers again (true). May be nil.
-	Health func(answers bool)
+	// Health is called when the server has been away for a while (false) and when it answers again (true), then with those of Settings.Service that it answers at. May be nil.
+	Health func(answers bool, service []netip.Addr)
 }
 
 const (
@@ -73,8 +73,9 @@ type keeper struct {
 	known    bool          // corefile is what the cluster says
 	changed  chan struct{} // closed when corefile is replaced
 	told     *bool         // what Health was told last
-	away     *time.Timer   // runs while no server answers
-	since    time.Time     // of that
+	toldOf   []netip.Addr
+	away     *time.Timer // runs while no server answers
+	since    time.Time   // of that
 }
 
 // Run keeps the server until ctx ends.
@@ -134,7 +135,7 @@ func (k *keeper) gone(patience time.Duration) bool {
 		return false
 	}
 	k.since = time.Now()
-	k.away = time.AfterFunc(patience, func() { k.health(false) })
+	k.away = time.AfterFunc(patience, func() { k.health(false, nil) })
 	return true
 }
 
@@ -144,7 +145,7 @@ func (k *keeper) back() {
 		k.away.Stop()
 	}
 	k.since = time.Time{}
-	k.health(true)
+	k.health(true, k.service())
 	if k.former != nil {
 		k.former.signal(unix.SIGTERM)
 		k.former.close()
@@ -152,13 +153,33 @@ func (k *keeper) back() {
 	}
 }
 
-func (k *keeper) health(answers bool) {
+func (k *keeper) health(answers bool, service []netip.Addr) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.Health != nil && (k.told == nil || *k.told != answers) {
-		k.told = &answers
-		k.Health(answers)
+	if k.Health != nil && (k.told == nil || *k.told != answers || !slices.Equal(k.toldOf, service)) {
+		k.told, k.toldOf = &answers, service
+		k.Health(answers, service)
 	}
+}
+
+// service returns those of the Service's addresses at which the server has its sockets.
+func (k *keeper) service() []netip.Addr {
+	held := map[netip.AddrPort]map[string]bool{}
+	for _, f := range k.sockets {
+		if network, at, err := dns.SocketAddress(f); err == nil {
+			if held[at] == nil {
+				held[at] = map[string]bool{}
+			}
+			held[at][network] = true
+		}
+	}
+	var out []netip.Addr
+	for _, a := range k.Settings.Service {
+		if at := held[netip.AddrPortFrom(a, dns.ServicePort)]; at["udp"] && at["tcp"] {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // followCorefile keeps the latest Corefile.
@@ -197,12 +218,7 @@ func (k *keeper) server(ctx context.Context) (*server, error) {
 			k.hold(old.files)
 			return old, k.begin(old)
 		}
-		if s := old.hello.Settings; s != nil && (s.Port != k.Settings.Port || !slices.Equal(s.Listen, k.Settings.Listen)) {
-			link.Close(old.files)
-			k.hold(nil) // for other addresses
-		} else {
-			k.hold(old.files)
-		}
+		k.hold(old.files)
 		old.conn.Close()
 		k.former = old.process
 		k.log.Info("Replacing the DNS server that was running: another version or other settings", "pid", old.process.pid)
@@ -268,17 +284,11 @@ func (k *keeper) dial() *server {
 	return s
 }
 
-// start starts a server with the sockets that are held, or opens some.
+// start starts a server with the sockets that are held, or opened.
 func (k *keeper) start(ctx context.Context) (*server, error) {
-	if len(k.sockets) == 0 {
-		for _, a := range k.Settings.Listen {
-			files, err := dns.OpenSockets(netip.AddrPortFrom(a, uint16(k.Settings.Port)))
-			if err != nil {
-				k.hold(nil)
-				return nil, err
-			}
-			k.sockets = append(k.sockets, files...)
-		}
+	if err := k.open(); err != nil {
+		k.hold(nil)
+		return nil, err
 	}
 	if err := k.spawn(); err != nil {
 		return nil, fmt.Errorf("start the DNS server %s: %w", k.Executable, err)
@@ -291,6 +301,48 @@ func (k *keeper) start(ctx context.Context) (*server, error) {
 		return nil, fmt.Errorf("start the DNS server: %w", err)
 	}
 	return s, nil
+}
+
+// open makes the sockets held those of the settings' addresses: it closes others and opens what is missing. Without the Service's the server is of use nevertheless: some other server on
+// this machine may have taken port 53 of every address.
+func (k *keeper) open() error {
+	wanted := map[netip.AddrPort]bool{}
+	for _, a := range k.Settings.Listen {
+		wanted[netip.AddrPortFrom(a, uint16(k.Settings.Port))] = true
+	}
+	for _, a := range k.Settings.Service {
+		wanted[netip.AddrPortFrom(a, dns.ServicePort)] = true
+	}
+	held := map[netip.AddrPort]bool{}
+	k.sockets = slices.DeleteFunc(k.sockets, func(f *os.File) bool {
+		_, at, err := dns.SocketAddress(f)
+		if err != nil || !wanted[at] {
+			f.Close()
+			return true
+		}
+		held[at] = true
+		return false
+	})
+	for _, a := range k.Settings.Listen {
+		if at := netip.AddrPortFrom(a, uint16(k.Settings.Port)); !held[at] {
+			files, err := dns.OpenSockets(at)
+			if err != nil {
+				return err
+			}
+			k.sockets = append(k.sockets, files...)
+		}
+	}
+	for _, a := range k.Settings.Service {
+		if !held[netip.AddrPortFrom(a, dns.ServicePort)] {
+			files, err := dns.OpenServiceSockets(a)
+			if err != nil {
+				k.log.Error(err, "Packets to the cluster DNS Service are translated instead of answered under its address", "address", a)
+				continue
+			}
+			k.sockets = append(k.sockets, files...)
+		}
+	}
+	return nil
 }
 
 func (k *keeper) begin(s *server) error {

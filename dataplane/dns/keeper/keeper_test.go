@@ -440,7 +440,7 @@ func TestAbsentServerIsTold(t *testing.T) {
 	told := make(chan bool, 8)
 	cfg := n.cfg
 	cfg.Executable = "/bin/false"
-	cfg.Health = func(answers bool) { told <- answers }
+	cfg.Health = func(answers bool, _ []netip.Addr) { told <- answers }
 	stop := n.keep(cfg)
 	select {
 	case answers := <-told:

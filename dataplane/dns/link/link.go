@@ -2,10 +2,10 @@
 
 // Package link is what a node's agent and its DNS server, two processes, say to each other over a unix socket.
 //
-//	server --Hello, its UDP sockets--> agent
-//	server <--Start, UDP sockets------ agent
-//	server <--Message, Message, ...--- agent
-//	server --Report, Report, ...-----> agent
+//	server --Hello, its sockets--> agent
+//	server <--Start, sockets------ agent
+//	server <--Message, ...-------- agent
+//	server --Report, ...---------> agent
 //
 // The server listens, since it outlives agents; a new agent's connection replaces the former's. Hello and Start are JSON with a length before them, so that any two versions
 // understand each other's; what follows is gob, between processes of the same Protocol.
@@ -36,6 +36,7 @@ type Settings struct {
 	Domain     string       `json:"domain"`
 	Listen     []netip.Addr `json:"listen"`
 	Port       int          `json:"port"`
+	Service    []netip.Addr `json:"service,omitempty"` // the cluster DNS Service's addresses, to be answered at, too
 	Upstreams  []string     `json:"upstreams"`
 	Metrics    string       `json:"metrics,omitempty"`
 	Control    string       `json:"control,omitempty"` // path of flctl's socket

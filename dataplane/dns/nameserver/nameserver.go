@@ -215,7 +215,7 @@ func (s *server) run(corefile string) error {
 	}
 	s.running = true
 	cfg := dns.Config{
-		Directory: s.directory, Domain: s.settings.Domain, Listen: s.settings.Listen, Port: s.settings.Port, Upstreams: s.settings.Upstreams, Metrics: s.settings.Metrics,
+		Directory: s.directory, Domain: s.settings.Domain, Listen: s.settings.Listen, Port: s.settings.Port, Service: s.settings.Service, Upstreams: s.settings.Upstreams, Metrics: s.settings.Metrics,
 		Corefile: corefile, Corefiles: s.corefiles, Socket: s.settings.Control, ResolvConf: s.settings.ResolvConf, OnServing: func() { close(s.serving) },
 	}
 	var err error
