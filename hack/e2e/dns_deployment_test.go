@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -23,26 +22,7 @@ func fairleadImage(t *testing.T, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	archive, err := filepath.Abs("../../out/images/fairlead-e2e.oci") // where hosts of the sandbox see it
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Create(archive)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.Remove(archive)
-	err = ociarchive.Write(f, ociarchive.Image{Name: name, Architecture: runtime.GOARCH, Entrypoint: []string{"/usr/local/bin/fairlead"},
-		Files: []ociarchive.File{{Path: "/usr/local/bin/fairlead", Mode: 0o755, Data: data}}})
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, host := range []string{"server-1", "agent-1", "agent-2"} {
-		runOn(t, host, filepath.Join(env.bin, "fairlead")+" image import "+archive)
-	}
+	importImage(t, ociarchive.Image{Name: name, Entrypoint: []string{"/usr/local/bin/fairlead"}, Files: []ociarchive.File{{Path: "/usr/local/bin/fairlead", Mode: 0o755, Data: data}}})
 }
 
 // TestDNSDeployment installs `fairlead dns` by its manifests, as on a cluster of somebody else's, with a Service of its own, and asks there.

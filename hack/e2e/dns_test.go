@@ -120,21 +120,23 @@ func TestNamesAreAnsweredWithoutTheAgent(t *testing.T) {
 	eventually(t, 10*time.Second, func() error { return dnsQuery(t.Context(), host, "late.sample.svc.cluster.local") })
 }
 
-// TestClusterDNSLeavesNoConntrackEntry counts those for cluster DNS around questions that the socket hook sees. (What it does not see needs one, for the answer's way back.)
+// TestClusterDNSLeavesNoConntrackEntry asks through the socket hook, and by packets from a process that it does not see, over UDP and TCP.
 func TestClusterDNSLeavesNoConntrackEntry(t *testing.T) {
 	const host = "agent-1"
-	entries := func() (n int, list string) {
-		list = runOn(t, host, filepath.Join(env.bin, "flctl")+" ct list")
-		return strings.Count(list, "10.96.0.10:53") + strings.Count(list, ":10053"), list
-	}
-	before, _ := entries()
+	ip := podOn(t, host)
+	before := clusterDNSEntries(t, host)
 	for range 5 {
 		if err := dnsQuery(t.Context(), host, "kubernetes.default.svc.cluster.local"); err != nil {
 			t.Fatal(err)
 		}
+		for _, how := range []string{"", "+tcp "} {
+			if out := digInPod(t, host, ip, how+"web.sample.svc.cluster.local A"); !strings.Contains(out, "status: NOERROR") {
+				t.Errorf("%sby packet: answered\n%s", how, out)
+			}
+		}
 	}
-	if after, list := entries(); after > before {
-		t.Errorf("conntrack entries for cluster DNS:\n%s", list)
+	if after := clusterDNSEntries(t, host); len(after) > len(before) {
+		t.Errorf("conntrack entries for cluster DNS:\n%s", strings.Join(after, ""))
 	}
 }
 
@@ -155,6 +157,15 @@ func TestAbsentDNSServerFallsOver(t *testing.T) {
 	start := time.Now()
 	eventually(t, 30*time.Second, func() error { return dnsQuery(t.Context(), host, "kubernetes.default.svc.cluster.local") })
 	t.Logf("answered by another node's server %s after the death of its own", time.Since(start).Round(time.Millisecond))
+	ip := podOn(t, host)
+	for _, how := range []string{"", "+tcp "} { // digInPod repeats a question once
+		eventually(t, 30*time.Second, func() error {
+			if out := digInPod(t, host, ip, how+"web.sample.svc.cluster.local A"); !strings.Contains(out, "status: NOERROR") {
+				return fmt.Errorf("%sby packet: answered %s", how, out)
+			}
+			return nil
+		})
+	}
 	if out := runOn(t, host, "pgrep -x fairlead-dns || true"); out != "" {
 		t.Errorf("a server runs on the node: %s", out)
 	}

@@ -4,7 +4,7 @@
 //
 // It watches Nodes, that Service and its EndpointSlices; it writes the Service (when absent, or made without ports that it has today) and one endpoint for each node, ready when the node is and
 // its DNS server answers, hinted to its own node, so that a node's clients use the node's server and fall over to others when it is not ready. A kube-dns Service
-// with a selector belongs to somebody else's DNS deployment: then nothing is written.
+// with a selector belongs to somebody else's DNS deployment: then the nodes have no endpoints in it.
 package clusterdns
 
 import (
@@ -99,9 +99,13 @@ func (d *Controller) sync(ctx context.Context, _ string) error {
 	if err != nil {
 		return err
 	}
+	have, err := d.slices.EndpointSlices(namespace).List(labels.SelectorFromSet(labels.Set{discoveryv1.LabelManagedBy: managedBy}))
+	if err != nil {
+		return err
+	}
 	if len(svc.Spec.Selector) > 0 {
 		klog.FromContext(ctx).V(2).Info("Service kube-dns has a selector: another DNS deployment answers for the cluster")
-		return nil
+		return d.apply(ctx, have, nil) // which may have taken the place of the nodes' servers
 	}
 	if whole := d.completed(svc); whole != nil {
 		if svc, err = d.ctx.Client.CoreV1().Services(namespace).Update(ctx, whole, metav1.UpdateOptions{}); err != nil {
@@ -109,10 +113,6 @@ func (d *Controller) sync(ctx context.Context, _ string) error {
 		}
 	}
 	nodes, err := d.nodes.List(labels.Everything())
-	if err != nil {
-		return err
-	}
-	have, err := d.slices.EndpointSlices(namespace).List(labels.SelectorFromSet(labels.Set{discoveryv1.LabelManagedBy: managedBy}))
 	if err != nil {
 		return err
 	}

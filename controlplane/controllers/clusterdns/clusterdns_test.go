@@ -183,6 +183,25 @@ func TestAnotherDNSDeploymentIsLeftAlone(t *testing.T) {
 	}
 }
 
+func TestNodesLeaveTheServiceToAnotherDeployment(t *testing.T) {
+	svc := (&Controller{ctx: &controller.Context{Settings: controller.Settings{ClusterDNS: []string{"10.96.0.10"}, DNSPort: 10053}}}).service()
+	svc.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
+	client := fake.NewClientset(svc, node("a", corev1.ConditionTrue, "10.0.0.1"))
+	sync(t, client)
+	if eps := endpointsOf(t, client); len(eps) != 1 {
+		t.Fatalf("endpoints %v, want the node's", eps)
+	}
+	taken := svc.DeepCopy()
+	taken.Spec.Selector = map[string]string{"k8s-app": "kube-dns"}
+	if _, err := client.CoreV1().Services(namespace).Update(t.Context(), taken, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	sync(t, client)
+	if eps := endpointsOf(t, client); len(eps) != 0 {
+		t.Errorf("endpoints %v beside another deployment's", eps)
+	}
+}
+
 func TestManyNodesAreSpreadOverSlices(t *testing.T) {
 	svc := &corev1.Service{Spec: corev1.ServiceSpec{IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}}}
 	var nodes []*corev1.Node

@@ -21,6 +21,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead/fairlead/dataplane/dns/dnstest"
 	"github.com/fairlead/fairlead/dataplane/tables"
 )
 
@@ -40,17 +41,9 @@ func TestResolvers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	musl := "/usr/lib/" + muslTriple(t)
-	compile := func(out string, args ...string) {
-		t.Helper()
-		cmd := exec.Command("clang-19", append(append([]string{"-O2", "-o", filepath.Join(dir, out)}, args...), "-Wno-unused-command-line-argument")...)
-		if text, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v (packages clang-19, libc6-dev and musl-dev?)\n%s", cmd.Args, err, text)
-		}
+	if _, err := dnstest.BuildResolvers(dir); err != nil {
+		t.Fatal(err)
 	}
-	compile("glibc", "testdata/resolve.c")
-	compile("musl", "-nostdinc", "-isystem", "/usr/include/"+filepath.Base(musl), "-nostdlib", "-static", musl+"/crt1.o", musl+"/crti.o", "testdata/resolve.c", musl+"/libc.a", musl+"/crtn.o")
-
 	cmd := exec.Command(self, "-test.run=^TestResolversInside$", "-test.v", "-test.timeout=20m")
 	cmd.Env = append(os.Environ(), insideEnv+"="+dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL} // it ends with this process, however that ends
@@ -65,15 +58,6 @@ func TestResolvers(t *testing.T) {
 			t.Log(strings.TrimSpace(line))
 		}
 	}
-}
-
-func muslTriple(t *testing.T) string {
-	t.Helper()
-	found, err := filepath.Glob("/usr/lib/*-linux-musl")
-	if err != nil || len(found) != 1 {
-		t.Fatalf("no musl to build with below /usr/lib (%v): install musl-dev", found)
-	}
-	return filepath.Base(found[0])
 }
 
 // TestResolversInside is the part of TestResolvers that runs in namespaces of its own.
@@ -142,7 +126,7 @@ func TestResolversInside(t *testing.T) {
 		var wg sync.WaitGroup
 		start := time.Now()
 		names := []string{"web", "both.default", "api.other", "api.other.svc.cluster.local", "www.example.com"}
-		results := make([][5]int64, processes)
+		results := make([]dnstest.Result, processes)
 		for i := range processes {
 			wg.Go(func() {
 				cmd := exec.Command(filepath.Join(dir, libc), append([]string{strconv.Itoa(lookups / processes)}, names...)...)
@@ -151,23 +135,22 @@ func TestResolversInside(t *testing.T) {
 					t.Errorf("%s: %v", libc, err)
 					return
 				}
-				r := &results[i]
-				if _, err := fmt.Sscan(string(out), &r[0], &r[1], &r[2], &r[3], &r[4]); err != nil {
-					t.Errorf("%s says %q: %v", libc, out, err)
+				if results[i], err = dnstest.ParseResult(string(out)); err != nil {
+					t.Errorf("%s: %v", libc, err)
 				}
 			})
 		}
 		wg.Wait()
-		var sum [5]int64
+		var sum dnstest.Result
 		for _, r := range results {
-			sum[0], sum[1], sum[2] = sum[0]+r[0], sum[1]+r[1], sum[2]+r[2]
-			if r[3] > sum[3] {
-				sum[3], sum[4] = r[3], r[4]
+			sum.Lookups, sum.Failed, sum.Slow = sum.Lookups+r.Lookups, sum.Failed+r.Failed, sum.Slow+r.Slow
+			if r.Longest > sum.Longest {
+				sum.Longest, sum.Which = r.Longest, r.Which
 			}
 		}
-		t.Logf("%s: %d look-ups in %s, %d failed, %d waited for a repetition, the longest %s (its process's look-up %d, %s)", libc, sum[0], time.Since(start).Round(time.Millisecond), sum[1], sum[2],
-			time.Duration(sum[3])*time.Microsecond, sum[4], names[sum[4]%int64(len(names))])
-		if sum[0] != int64(lookups/processes*processes) || sum[1] > 0 || sum[2] > 0 {
+		t.Logf("%s: %d look-ups in %s, %d failed, %d waited for a repetition, the longest %s (its process's look-up %d, %s)", libc, sum.Lookups, time.Since(start).Round(time.Millisecond), sum.Failed, sum.Slow,
+			sum.Longest, sum.Which, names[sum.Which%int64(len(names))])
+		if sum.Lookups != int64(lookups/processes*processes) || sum.Failed > 0 || sum.Slow > 0 {
 			t.Errorf("%s: look-ups failed or waited for a repetition", libc)
 		}
 	}
