@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -28,6 +29,7 @@ import (
 	"github.com/fairlead/fairlead/dataplane/dns/control"
 	"github.com/fairlead/fairlead/dataplane/dns/feed"
 	"github.com/fairlead/fairlead/dataplane/tables"
+	"github.com/fairlead/fairlead/hack/await"
 )
 
 // serve runs a server over tb until the test ends and returns its port.
@@ -212,6 +214,52 @@ func outside(t testing.TB) (address string, asked *atomic.Int64) {
 	go func() { done <- s.ActivateAndServe() }()
 	t.Cleanup(func() { pc.Close(); <-done })
 	return pc.LocalAddr().String(), asked
+}
+
+// TestStaleAnswersWhileUpstreamsAreAway stops the servers of the world: what the cache still has is given with a time to live of 0 (RFC 8767, section 4).
+func TestStaleAnswersWhileUpstreamsAreAway(t *testing.T) {
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &dns.Server{PacketConn: pc, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) {
+		m := new(dns.Msg).SetReply(r)
+		rr, _ := dns.NewRR("www.example.com. 1 IN A 192.0.2.80")
+		m.Answer = []dns.RR{rr}
+		_ = w.WriteMsg(m) // a lost answer shows as a failed test
+	})}
+	done := make(chan error, 1)
+	go func() { done <- s.ActivateAndServe() }()
+	stop := sync.OnceFunc(func() { pc.Close(); <-done })
+	t.Cleanup(stop)
+	port := serve(t, testTables(t), func(c *Config) {
+		c.Upstreams = []string{pc.LocalAddr().String()}
+		c.Corefile = `.:{{PORT}} {
+	bind {{BIND}}
+	fairlead {{DOMAIN}} in-addr.arpa ip6.arpa
+	cache 30 {
+		success 100 30 0
+		prefetch 10
+		serve_stale 1h
+	}
+	forward . {{UPSTREAMS}}
+}
+`
+	})
+	if r := exchange(t, port, "www.example.com.", dns.TypeA); len(r.Answer) != 1 || r.Answer[0].Header().Ttl != 1 {
+		t.Fatalf("answered %v", r)
+	}
+	stop()
+	await.Nil(t, 30*time.Second, func() error {
+		r := exchange(t, port, "www.example.com.", dns.TypeA)
+		if len(r.Answer) != 1 {
+			t.Fatalf("the cache's answer was not given: %v", r)
+		}
+		if ttl := r.Answer[0].Header().Ttl; ttl != 0 {
+			return fmt.Errorf("time to live %d: not stale yet", ttl)
+		}
+		return nil
+	})
 }
 
 // resolve does what a resolver with ndots:5 and a pod's search list does, and returns the answer and how many questions it took.

@@ -132,6 +132,70 @@ stub.example:10055 {
 	}
 }
 
+// TestClusterCorefilePlugins loads a Corefile with the other plugins that operators use, and looks at what each does.
+func TestClusterCorefilePlugins(t *testing.T) {
+	const host = "agent-1"
+	file := filepath.Join(t.TempDir(), "Corefile")
+	if err := os.WriteFile(file, []byte(`.:{{PORT}} {
+    bind {{BIND}}
+    errors
+    log
+    health :18080
+    ready :18181
+    prometheus :9153
+    bufsize 1232
+    loop
+    hosts {
+        192.0.2.10 box.hosts.example
+        fallthrough
+    }
+    rewrite name exact alias.rewrite.example web.sample.svc.cluster.local
+    template IN A template.example {
+        answer "{{ .Name }} 60 IN A 192.0.2.7"
+    }
+    search {{DOMAIN}} {{RESOLV_CONF}}
+    fairlead {{DOMAIN}} in-addr.arpa ip6.arpa
+    cache 30 {
+        prefetch 10
+        serve_stale 1h
+    }
+    forward . {{UPSTREAMS}}
+    loadbalance
+}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	web := kubectl(t, "-n", "sample", "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}")
+	kubectl(t, "-n", "kube-system", "create", "configmap", "fairlead-dns", "--from-file=Corefile="+file)
+	defer func() {
+		kubectl(t, "-n", "kube-system", "delete", "configmap", "fairlead-dns")
+		eventually(t, 30*time.Second, func() error {
+			if out := dig(t, host, "box.hosts.example A"); strings.Contains(out, "192.0.2.10") {
+				return fmt.Errorf("the default Corefile is not back: %s", out)
+			}
+			return nil
+		})
+	}()
+	wantDig(t, host, "box.hosts.example A", "192.0.2.10")
+	wantDig(t, host, "alias.rewrite.example A", web)
+	wantDig(t, host, "x.template.example A", "192.0.2.7")
+	wantDig(t, host, "web.sample.svc.cluster.local A", web)
+	for url, want := range map[string]string{"http://127.0.0.1:18080/health": "OK", "http://127.0.0.1:18181/ready": "OK", "http://127.0.0.1:9153/metrics": "coredns_dns_requests_total"} {
+		eventually(t, 30*time.Second, func() error {
+			if out := runOn(t, host, "curl -sS -m 5 "+url+" 2>&1 || true"); !strings.Contains(out, want) {
+				return fmt.Errorf("%s: want %q in %.200s", url, want, out)
+			}
+			return nil
+		})
+	}
+	eventually(t, 30*time.Second, func() error {
+		if out := runOn(t, host, "tail -n 200 /var/lib/fairlead/agent/dns.log"); !strings.Contains(out, "box.hosts.example.") {
+			return fmt.Errorf("the plugin log wrote nothing of a question that was answered")
+		}
+		return nil
+	})
+}
+
 // podOn returns the IPv4 address of a pod of the sample on a node.
 func podOn(t *testing.T, host string) string {
 	t.Helper()

@@ -3,7 +3,6 @@
 package keeper
 
 import (
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
