@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -78,6 +79,18 @@ func TestServiceAddressIsAnswered(t *testing.T) {
 	n.answers("web", "10.96.0.20")
 	if got := waitFor(t, at); len(got) != 1 || got[0] != service {
 		t.Errorf("the server is said to answer at %v, want %s", got, service)
+	}
+	slow, err := net.Dial("tcp", netip.AddrPortFrom(service, dns.ServicePort).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	if _, err := slow.Write([]byte{0xff}); err != nil {
+		t.Fatal(err)
+	}
+	_ = slow.SetReadDeadline(time.Now().Add(30 * time.Second)) // a TCP socket has deadlines
+	if _, err := slow.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a client that sends a byte and waits is kept: %v", err)
 	}
 	for range 3 {
 		for _, network := range []string{"udp", "tcp"} {
