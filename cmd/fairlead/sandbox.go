@@ -9,13 +9,16 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/fairlead/fairlead/hack/load"
 	"github.com/fairlead/fairlead/hack/sandbox"
+	"github.com/fairlead/fairlead/hack/vm/guest"
 )
 
 // sandboxFlags are shared by all verbs of `fairlead sandbox`.
@@ -36,8 +39,41 @@ func newSandboxCommand() *cobra.Command {
 	}
 	cmd.PersistentFlags().StringVar(&f.dir, "dir", sandbox.DefaultDir, "where sandboxes are kept")
 	cmd.PersistentFlags().StringVar(&f.name, "name", "dev", "name of the sandbox")
-	cmd.AddCommand(sandboxUp(&f), sandboxDown(&f), sandboxStatus(&f), sandboxNode(&f), sandboxLoad(&f), sandboxShell(&f), sandboxSample(&f), sandboxInit())
+	cmd.AddCommand(sandboxUp(&f), sandboxDown(&f), sandboxInit(), sandboxGuest())
+	for _, c := range []*cobra.Command{sandboxStatus(&f), sandboxNode(&f), sandboxLoad(&f), sandboxShell(&f), sandboxSample(&f)} {
+		inMachine(&f, c)
+		cmd.AddCommand(c)
+	}
 	return cmd
+}
+
+// inMachine has cmd and the commands below it run inside the sandbox's virtual machine when it has one.
+func inMachine(f *sandboxFlags, cmd *cobra.Command) {
+	for _, c := range cmd.Commands() {
+		inMachine(f, c)
+	}
+	here := cmd.RunE
+	if here == nil {
+		return
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		s, err := f.open()
+		if err != nil {
+			return err
+		}
+		machine, there, err := s.Machine()
+		if err != nil {
+			return err
+		}
+		if !there {
+			return here(cmd, args)
+		}
+		exe, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		return machine.Run(cmd.Context(), append([]string{exe}, os.Args[1:]...), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+	}
 }
 
 func sandboxUp(f *sandboxFlags) *cobra.Command {
@@ -49,7 +85,9 @@ func sandboxUp(f *sandboxFlags) *cobra.Command {
 		Short: "Start the sandbox and wait until its nodes are Ready",
 		Example: `  fairlead sandbox up
   fairlead sandbox up --nodes 5 --servers 3 --dual
-  fairlead sandbox --name other up --nodes 1 --api-port 6543 --image out/images/sample.tar`,
+  fairlead sandbox --name other up --nodes 1 --api-port 6543 --image out/images/sample.tar
+  fairlead sandbox up --kernel 6.12 --nodes 1
+  fairlead sandbox up --kernel /boot/vmlinuz-6.12.9 --kvm`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := f.open()
@@ -65,6 +103,9 @@ func sandboxUp(f *sandboxFlags) *cobra.Command {
 			if o.Binary, err = os.Executable(); err != nil {
 				return err
 			}
+			if o.Machine.Kernel != "" {
+				o.Machine.Up = upInMachine(cmd, s)
+			}
 			return s.Up(cmd.Context(), o)
 		},
 	}
@@ -76,8 +117,36 @@ func sandboxUp(f *sandboxFlags) *cobra.Command {
 	cmd.Flags().IntVar(&o.APIPort, "api-port", 6443, "port of 127.0.0.1 at which the first server's API is reached")
 	cmd.Flags().StringSliceVar(&o.Images, "image", nil, "image archive that every node imports (repeatable)")
 	cmd.Flags().StringArrayVar(&o.ExtraArgs, "node-arg", nil, "further argument for every server and agent (repeatable)")
+	cmd.Flags().DurationVar(&o.Timeout, "timeout", 0, "longest wait for the API server, and for the nodes (default 2m, with --kernel 10m)")
+	cmd.Flags().StringVar(&o.Machine.Kernel, "kernel", "", "run the sandbox in a virtual machine with this kernel: a file, or 6.1 or 6.12 for Debian's")
+	cmd.Flags().BoolVar(&o.Machine.KVM, "kvm", false, "with --kernel: run the machine on KVM, not in emulation, which is slow but works everywhere")
+	cmd.Flags().IntVar(&o.Machine.Memory, "memory", 0, "with --kernel: the machine's memory in MiB (default 1536, and 1024 a node)")
 	return cmd
 }
+
+// upInMachine returns the arguments of cmd, a `sandbox up --kernel`, as they are given inside the machine.
+func upInMachine(cmd *cobra.Command, s *sandbox.Sandbox) []string {
+	args := []string{"sandbox", "--dir=" + filepath.Dir(s.Dir), "--name=" + s.Name, "up"}
+	if !cmd.Flags().Changed("timeout") {
+		args = append(args, "--timeout="+emulatedTimeout.String())
+	}
+	cmd.LocalNonPersistentFlags().VisitAll(func(flag *pflag.Flag) {
+		if !flag.Changed || flag.Name == "kernel" || flag.Name == "kvm" || flag.Name == "memory" {
+			return
+		}
+		if list, ok := flag.Value.(pflag.SliceValue); ok {
+			for _, v := range list.GetSlice() {
+				args = append(args, "--"+flag.Name+"="+v)
+			}
+			return
+		}
+		args = append(args, "--"+flag.Name+"="+flag.Value.String())
+	})
+	return args
+}
+
+// emulatedTimeout is how long an emulated machine has for the cluster.
+const emulatedTimeout = 10 * time.Minute
 
 func sandboxDown(f *sandboxFlags) *cobra.Command {
 	return &cobra.Command{
@@ -316,5 +385,15 @@ func sandboxInit() *cobra.Command {
 		Hidden: true,
 		Args:   cobra.ExactArgs(1),
 		RunE:   func(_ *cobra.Command, args []string) error { return sandbox.RunInit(args[0]) },
+	}
+}
+
+func sandboxGuest() *cobra.Command {
+	return &cobra.Command{
+		Use:    "guest",
+		Short:  "PID 1 of the virtual machine of a sandbox",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE:   func(*cobra.Command, []string) error { return guest.Stay() },
 	}
 }

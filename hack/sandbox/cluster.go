@@ -36,10 +36,10 @@ func (s *Sandbox) Client() (kubernetes.Interface, error) {
 }
 
 // adoptKubeconfig waits for the server's admin kubeconfig and writes it with the address by which the host reaches it.
-func (s *Sandbox) adoptKubeconfig(ctx context.Context, server Host, st State) error {
+func (s *Sandbox) adoptKubeconfig(ctx context.Context, server Host, st State, patience time.Duration) error {
 	path := filepath.Join(s.nodeDir(server.Name), "data", "server", "pki", "admin.kubeconfig")
 	var lastErr error
-	err := wait.PollUntilContextTimeout(ctx, pollInterval, readyPatience, true, func(context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(ctx, pollInterval, patience, true, func(context.Context) (bool, error) {
 		status, err := s.control(server.Name, request{Verb: VerbStatus})
 		if err == nil && !status.Running {
 			return false, fmt.Errorf("the server ended: %s", status.Last)
@@ -59,14 +59,14 @@ func (s *Sandbox) adoptKubeconfig(ctx context.Context, server Host, st State) er
 		return true, writeAtomic(s.Kubeconfig(), b, 0o600)
 	})
 	if wait.Interrupted(err) {
-		return fmt.Errorf("the server wrote no kubeconfig within %s: %w", readyPatience, lastErr)
+		return fmt.Errorf("the server wrote no kubeconfig within %s: %w", patience, lastErr)
 	}
 	return err
 }
 
-func waitReadyz(ctx context.Context, c kubernetes.Interface) error {
+func waitReadyz(ctx context.Context, c kubernetes.Interface, patience time.Duration) error {
 	var lastErr error
-	err := wait.PollUntilContextTimeout(ctx, pollInterval, readyPatience, true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(ctx, pollInterval, patience, true, func(ctx context.Context) (bool, error) {
 		_, lastErr = c.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
 		return lastErr == nil, nil
 	})
@@ -77,13 +77,13 @@ func waitReadyz(ctx context.Context, c kubernetes.Interface) error {
 }
 
 // waitNodes waits until every node of the topology is registered and, with ready, Ready, and says each one's time.
-func waitNodes(ctx context.Context, c kubernetes.Interface, t Topology, p *progress, ready bool) error {
+func waitNodes(ctx context.Context, c kubernetes.Interface, t Topology, p *progress, ready bool, patience time.Duration) error {
 	missing := map[string]string{}
 	for _, h := range t.Nodes() {
 		missing[h.Name] = "not registered"
 	}
 	var lastErr error
-	err := wait.PollUntilContextTimeout(ctx, pollInterval, readyPatience, true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(ctx, pollInterval, patience, true, func(ctx context.Context) (bool, error) {
 		nodes, err := c.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 		if err != nil {
 			lastErr = err
@@ -117,7 +117,7 @@ func waitNodes(ctx context.Context, c kubernetes.Interface, t Topology, p *progr
 	for name, reason := range missing {
 		why = append(why, name+" ("+reason+")")
 	}
-	return fmt.Errorf("not Ready within %s: %s: %w", readyPatience, strings.Join(why, ", "), errors.Join(err, lastErr))
+	return fmt.Errorf("not Ready within %s: %s: %w", patience, strings.Join(why, ", "), errors.Join(err, lastErr))
 }
 
 // HostStatus is one line of `sandbox status`.

@@ -66,8 +66,14 @@ func mountAll(cfg InitConfig, hs []hierarchy) error {
 	if err := os.Chmod(filepath.Join(cfg.Dir, "tmp"), 0o1777); err != nil {
 		return err
 	}
-	for _, f := range []string{"hosts", "resolv.conf", "hostname"} {
-		mounts = append(mounts, mount{filepath.Join(cfg.Dir, "etc", f), filepath.Join("/etc", f), "", unix.MS_BIND, ""})
+	for _, name := range []string{"hosts", "resolv.conf", "hostname"} {
+		target := filepath.Join("/etc", name)
+		f, err := os.OpenFile(target, os.O_CREATE|os.O_RDONLY, 0o644) // a minimal system lacks some; they are mounted over
+		if err != nil {
+			return err
+		}
+		f.Close()
+		mounts = append(mounts, mount{filepath.Join(cfg.Dir, "etc", name), target, "", unix.MS_BIND, ""})
 	}
 	mounts = append(mounts,
 		mount{"proc", "/proc", "proc", quiet, ""},

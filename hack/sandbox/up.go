@@ -25,12 +25,14 @@ type UpOptions struct {
 	Servers, Agents int
 	Families        Families
 	Routed          bool
-	APIPort         int      // of 127.0.0.1 on the host
-	Binary          string   // the fairlead executable the nodes run
-	Images          []string // image archives imported by every node
-	ExtraArgs       []string // for every server and agent
-	ServerOnlyTaint bool     // keep ordinary pods off the servers
-	NoNetwork       bool     // the nodes' network is installed later, as on somebody else's cluster: Up waits only until the nodes are registered
+	APIPort         int           // of 127.0.0.1 on the host
+	Binary          string        // the fairlead executable the nodes run
+	Images          []string      // image archives imported by every node
+	ExtraArgs       []string      // for every server and agent
+	ServerOnlyTaint bool          // keep ordinary pods off the servers
+	NoNetwork       bool          // the nodes' network is installed later, as on somebody else's cluster: Up waits only until the nodes are registered
+	Timeout         time.Duration // of each wait for the cluster; 0 means readyPatience
+	Machine         MachineOptions
 	Out             io.Writer
 }
 
@@ -45,11 +47,17 @@ func (s *Sandbox) Up(ctx context.Context, o UpOptions) error {
 	if err != nil {
 		return err
 	}
+	progress := newProgress(o.Out)
+	if o.Machine.Kernel != "" {
+		return s.upMachine(ctx, o, progress)
+	}
+	if o.Timeout == 0 {
+		o.Timeout = readyPatience
+	}
 	if st, err := s.Load(); err == nil && s.alive(st) {
 		return fmt.Errorf("sandbox %q is up already since %s; use it (export KUBECONFIG=%s) or end it with `fairlead sandbox down`",
 			s.Name, st.Created.Format(time.TimeOnly), s.Kubeconfig())
 	}
-	progress := newProgress(o.Out)
 	listeners, err := s.preflight(thisMachine, topo, o)
 	if err != nil {
 		return err
@@ -113,14 +121,14 @@ func (s *Sandbox) Up(ctx context.Context, o UpOptions) error {
 	if _, err := s.control(first.Name, request{Verb: VerbStart}); err != nil {
 		return err
 	}
-	if err := s.adoptKubeconfig(ctx, first, st); err != nil {
+	if err := s.adoptKubeconfig(ctx, first, st, o.Timeout); err != nil {
 		return s.explain(first.Name, err)
 	}
 	c, err := s.Client()
 	if err != nil {
 		return err
 	}
-	if err := waitReadyz(ctx, c); err != nil {
+	if err := waitReadyz(ctx, c, o.Timeout); err != nil {
 		return s.explain(first.Name, err)
 	}
 	progress.done("API server answers at https://127.0.0.1:" + fmt.Sprint(o.APIPort))
@@ -137,7 +145,7 @@ func (s *Sandbox) Up(ctx context.Context, o UpOptions) error {
 			return err
 		}
 	}
-	if err := waitNodes(ctx, c, topo, progress, !o.NoNetwork); err != nil {
+	if err := waitNodes(ctx, c, topo, progress, !o.NoNetwork, o.Timeout); err != nil {
 		return s.explain("", err)
 	}
 	fmt.Fprintf(o.Out, "\nexport KUBECONFIG=%s\n", s.Kubeconfig())

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/fairlead/fairlead/hack/vm/guest"
 )
 
 // Machine is a virtual machine to boot.
@@ -24,12 +26,6 @@ type Machine struct {
 	Init   string // arguments of the kernel's command line for the init, e.g. what to run
 	Log    string // file of the console's output
 }
-
-// Lines between which the init reports; see hack/vm/init.
-const (
-	ExitPrefix = "vm-exit " // followed by a program's name and its exit status
-	DoneLine   = "vm-done"
-)
 
 // Boot runs the machine until it powers off and returns each program's exit status by name. It fails when the machine did not come to its end:
 // it panicked, or ctx ended.
@@ -53,8 +49,8 @@ func (m Machine) Boot(ctx context.Context) (map[string]int, error) {
 	defer log.Close()
 	args := []string{"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio", "-nic", "none",
 		"-m", strconv.Itoa(m.Memory), "-smp", strconv.Itoa(m.CPUs), "-kernel", m.Kernel.Image, "-initrd", initrd.Name(),
-		"-append", "console=ttyS0 quiet panic=-1 cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1 " + m.Init}
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", append(args, accelerator()...)...)
+		"-append", kernelArgs + " " + m.Init}
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", append(args, accelerator(os.Getenv(AccelEnv))...)...)
 	cmd.WaitDelay = 5 * time.Second
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -78,9 +74,12 @@ func (m Machine) Boot(ctx context.Context) (map[string]int, error) {
 // AccelEnv names the environment variable that replaces emulation, which works everywhere, by another accelerator of qemu such as kvm.
 const AccelEnv = "FAIRLEAD_VM_ACCEL"
 
-func accelerator() []string {
-	if accel := os.Getenv(AccelEnv); accel != "" {
-		return []string{"-accel", accel, "-cpu", "max"}
+// kernelArgs is the kernel's command line: the serial port as console, no delay after a panic, cgroup version 2 only.
+const kernelArgs = "console=ttyS0 quiet panic=-1 cgroup_no_v1=all"
+
+func accelerator(name string) []string {
+	if name != "" {
+		return []string{"-accel", name, "-cpu", "max"}
 	}
 	return []string{"-accel", "tcg,thread=multi", "-cpu", "max,cx16=off"} // qemu 7.2 spoils the flags in cmpxchg16b
 }
@@ -92,10 +91,10 @@ func parse(console io.Reader) (status map[string]int, done bool) {
 	s.Buffer(nil, 1<<20)
 	for s.Scan() {
 		line := strings.TrimSpace(s.Text())
-		if line == DoneLine {
+		if line == guest.DoneLine {
 			done = true
 		}
-		rest, ok := strings.CutPrefix(line, ExitPrefix)
+		rest, ok := strings.CutPrefix(line, guest.ExitPrefix)
 		if !ok {
 			continue
 		}

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package vm boots Debian's kernels under qemu and runs test executables in them: other verifiers than the machine's own, and hosts that have
-// cgroup version 2 only. `make test-vm` runs it.
+// Package vm boots other kernels than the machine's own under qemu.
 //
-//	Kernel        a package of Debian, unpacked, never installed
-//	Image         kernel modules, a static init (hack/vm/init), the executables and their libraries, as one initramfs (cpio, newc)
-//	Boot          qemu, emulating the processor; the serial console is the log
-//
-// The machine has no network at all. It ends by itself; Boot kills it after a time limit.
+//	Kernel, Locate   a package of Debian, unpacked, never installed; or a kernel of the caller's
+//	Image            an initramfs (cpio, newc): kernel modules, an init (hack/vm/guest), more files
+//	Machine          runs test executables and ends: `make test-vm`; it has no network at all, the serial console is the log
+//	Guest            stays, sees this machine's files and takes commands (hack/vm/remote): `fairlead sandbox up --kernel`
 package vm

@@ -13,6 +13,8 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+
+	"github.com/fairlead/fairlead/hack/vm/guest"
 )
 
 // Image is the content of a virtual machine's initramfs.
@@ -110,7 +112,7 @@ func (im *Image) Program(ctx context.Context, name, from string) error {
 	return nil
 }
 
-// Modules adds the named kernel modules and what they need, in the order in which the init has to load them (/modules lists it). A module that is
+// Modules adds the named kernel modules and what they need, in the order in which the init has to load them (guest.ModuleList). A module that is
 // built into the kernel, or that it does not have, is left out.
 func (im *Image) Modules(k Installed, names ...string) error {
 	dep, err := os.Open(filepath.Join(k.Modules, "modules.dep"))
@@ -156,7 +158,7 @@ func (im *Image) Modules(k Installed, names ...string) error {
 			return err
 		}
 	}
-	im.Write("/modules", strings.Join(list, "\n")+"\n")
+	im.Write(guest.ModuleList, strings.Join(list, "\n")+"\n")
 	return nil
 }
 

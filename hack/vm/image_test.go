@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/fairlead/fairlead/hack/vm/guest"
 )
 
 func TestNewestKernelIsTheHighestNumber(t *testing.T) {
@@ -66,7 +68,7 @@ func TestImageIsACpioArchive(t *testing.T) {
 }
 
 func TestConsoleTellsWhatEnded(t *testing.T) {
-	status, done := parse(strings.NewReader("boot\r\nvm-exit loader 0\r\n" + ExitPrefix + "cluster 2\nvm-exit broken\n" + DoneLine + "\n"))
+	status, done := parse(strings.NewReader("boot\r\nvm-exit loader 0\r\n" + guest.ExitPrefix + "cluster 2\nvm-exit broken\n" + guest.DoneLine + "\n"))
 	if !done || len(status) != 2 || status["loader"] != 0 || status["cluster"] != 2 {
 		t.Errorf("status %v, done %t", status, done)
 	}
@@ -80,7 +82,7 @@ func FuzzConsole(f *testing.F) {
 	f.Add(strings.Repeat("x", 1<<20+1) + "\nvm-done\n")
 	f.Fuzz(func(t *testing.T, console string) {
 		status, _ := parse(strings.NewReader(console))
-		if len(status) > strings.Count(console, strings.TrimSpace(ExitPrefix)) {
+		if len(status) > strings.Count(console, strings.TrimSpace(guest.ExitPrefix)) {
 			t.Errorf("%d programs ended in %q", len(status), console)
 		}
 	})

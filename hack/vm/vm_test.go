@@ -13,10 +13,9 @@ import (
 	"strings"
 	"testing"
 	"time"
-)
 
-// modules are what a node needs that Debian's kernels do not have built in.
-var modules = []string{"veth", "dummy", "vxlan", "overlay", "cls_bpf", "sch_ingress", "act_bpf", "bridge", "inet_diag", "udp_diag", "tcp_diag", "sctp"}
+	"github.com/fairlead/fairlead/hack/vm/guest"
+)
 
 // suites are test executables that run in every kernel: the programs against its verifier, and packets through the loaded programs.
 var suites = []string{"dataplane/loader", "dataplane/loadbalancer", "dataplane/conntrack"}
@@ -79,7 +78,7 @@ func image(t *testing.T, root, programs, series string, k Installed) *Image {
 		}
 	}
 	check(im.Copy("/init", filepath.Join(programs, "init")))
-	check(im.Modules(k, modules...))
+	check(im.Modules(k, Modules...))
 	var commands strings.Builder
 	for _, s := range suites {
 		name := filepath.Base(s)
@@ -103,7 +102,7 @@ func image(t *testing.T, root, programs, series string, k Installed) *Image {
 		check(err)
 		check(im.Program(t.Context(), "/usr/bin/"+p, from))
 	}
-	im.Write("/commands", commands.String())
+	im.Write(guest.CommandList, commands.String())
 	im.Write("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")
 	im.Write("/etc/group", "root:x:0:\nnogroup:x:65534:\n")
 	im.Write("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n")
