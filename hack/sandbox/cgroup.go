@@ -77,20 +77,42 @@ func unified(hs []hierarchy) (string, error) {
 	return "", errors.New("cgroup2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup/unified")
 }
 
-// makeCgroup creates path in every hierarchy.
+// makeCgroup creates path in every hierarchy, with every controller that the hierarchy has.
 func makeCgroup(path string) error {
 	hs, err := hierarchies()
 	if err != nil {
 		return err
 	}
 	for _, h := range hs {
-		dir := filepath.Join(h.Mountpoint, path)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Join(h.Mountpoint, path), 0o755); err != nil {
 			return err
 		}
-		if err := inheritCpuset(h.Mountpoint, path); err != nil {
+		if h.Type == "cgroup2" {
+			err = delegate(h.Mountpoint, path)
+		} else {
+			err = inheritCpuset(h.Mountpoint, path)
+		}
+		if err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// delegate turns every controller on for path and for what is above it: version 2 gives a cgroup only those that its parent passes on.
+func delegate(mountpoint, path string) error {
+	dir := mountpoint
+	for part := range strings.SplitSeq(path, "/") {
+		available, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+		if err != nil {
+			return err
+		}
+		for _, c := range strings.Fields(string(available)) {
+			if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+c), 0o644); err != nil {
+				return fmt.Errorf("pass the %s controller on: %w", c, err)
+			}
+		}
+		dir = filepath.Join(dir, part)
 	}
 	return nil
 }
@@ -121,12 +143,8 @@ func inheritCpuset(mountpoint, path string) error {
 	return nil
 }
 
-// enterCgroup moves the calling process into path in every hierarchy.
-func enterCgroup(path string) error {
-	hs, err := hierarchies()
-	if err != nil {
-		return err
-	}
+// enterCgroup moves the calling process into path in every hierarchy of hs.
+func enterCgroup(hs []hierarchy, path string) error {
 	for _, h := range hs {
 		if err := os.WriteFile(filepath.Join(h.Mountpoint, path, "cgroup.procs"), []byte("0"), 0o644); err != nil {
 			return fmt.Errorf("enter cgroup: %w", err)

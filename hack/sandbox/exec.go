@@ -28,7 +28,7 @@ func (s *Sandbox) Exec(ctx context.Context, host string, command []string, stdin
 	cmd := exec.CommandContext(ctx, "nsenter", args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, stderr
 	cmd.Dir = "/"
-	err = runInCgroup(cmd, s.hostCgroup(host))
+	err = runInCgroup(cmd, filepath.Join(s.hostCgroup(host), systemCgroup))
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		return ExitError(exit.ExitCode())

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"sync"
@@ -32,6 +33,10 @@ type InitConfig struct {
 
 // listenFD is the descriptor of the inherited API listener, as systemd's socket activation passes it (sd_listen_fds(3)).
 const listenFD = 3
+
+// systemCgroup holds, below the host's cgroup, all of its processes that are no pod's. In version 2 a cgroup with processes cannot pass controllers on,
+// and the pods' cgroups beside this one need them.
+const systemCgroup = "system"
 
 // stageEnv tells the second stage of an init from the first.
 const stageEnv = "FAIRLEAD_SANDBOX_STAGE"
@@ -74,12 +79,28 @@ func RunInit(arg string) error {
 // enterCgroupNamespace is the first stage: a cgroup namespace belongs to a thread, so the process takes it over by executing itself again from
 // the thread that has it.
 func enterCgroupNamespace(cfg InitConfig, arg string) error {
-	if err := enterCgroup(cfg.Cgroup); err != nil {
+	hs, err := hierarchies()
+	if err != nil {
+		return err
+	}
+	if err := enterCgroup(hs, cfg.Cgroup); err != nil {
 		return err
 	}
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
 		return fmt.Errorf("cgroup namespace: %w", err)
+	}
+	for _, h := range hs {
+		if h.Type != "cgroup2" {
+			continue
+		}
+		own := filepath.Join(cfg.Cgroup, systemCgroup)
+		if err := os.MkdirAll(filepath.Join(h.Mountpoint, own), 0o755); err != nil {
+			return err
+		}
+		if err := enterCgroup([]hierarchy{h}, own); err != nil {
+			return err
+		}
 	}
 	return unix.Exec("/proc/self/exe", []string{os.Args[0], "sandbox", "init", arg}, append(os.Environ(), stageEnv+"=2"))
 }

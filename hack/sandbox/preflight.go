@@ -18,7 +18,7 @@ import (
 const (
 	memoryPerNode = 400 << 20 // bytes available
 	diskPerNode   = 1 << 30   // bytes free
-	minKernel     = "6.6"     // tcx
+	minKernel     = "6.1"     // the oldest that was tried
 )
 
 // machine is what preflight asks of the machine.
@@ -54,7 +54,7 @@ func (s *Sandbox) preflight(m machine, t Topology, o UpOptions) ([]*os.File, err
 	if m.euid() != 0 {
 		return nil, errors.New("root is needed to make network namespaces and load eBPF programs: run it with sudo")
 	}
-	if major, minor, release := m.kernel(); major < 6 || major == 6 && minor < 6 {
+	if major, minor, release := m.kernel(); major < 6 || major == 6 && minor < 1 {
 		problem("kernel %s: the datapath needs %s or later", release, minKernel)
 	}
 	if !m.hasBTF() {

@@ -36,7 +36,7 @@ func TestPreflightSaysWhatIsMissingAndWhatToDo(t *testing.T) {
 		want   string
 	}{
 		"a user without root":  {func(m *machine, _ *UpOptions) { m.euid = func() int { return 1000 } }, "run it with sudo"},
-		"a kernel without tcx": {func(m *machine, _ *UpOptions) { m.kernel = func() (int, int, string) { return 6, 1, "6.1.0" } }, "kernel 6.1.0: the datapath needs 6.6 or later"},
+		"an old kernel":        {func(m *machine, _ *UpOptions) { m.kernel = func() (int, int, string) { return 5, 15, "5.15.0" } }, "kernel 5.15.0: the datapath needs 6.1 or later"},
 		"a kernel without BTF": {func(m *machine, _ *UpOptions) { m.hasBTF = func() bool { return false } }, "CONFIG_DEBUG_INFO_BTF"},
 		"no cgroup2": {func(m *machine, _ *UpOptions) {
 			m.hierarchies = func() ([]hierarchy, error) { return []hierarchy{{Type: "cgroup"}}, nil }

@@ -293,7 +293,7 @@ func write(dir, file, value string) error {
 	if dir == "" {
 		return nil
 	}
-	err := os.WriteFile(filepath.Join(dir, file), []byte(value), 0o644)
+	err := overwrite(filepath.Join(dir, file), value)
 	if errors.Is(err, os.ErrNotExist) && !strings.HasPrefix(file, "cgroup.") {
 		if _, statErr := os.Stat(dir); statErr == nil {
 			return nil
@@ -303,6 +303,16 @@ func write(dir, file, value string) error {
 		return nil
 	}
 	return err
+}
+
+// overwrite writes a file that is there: to create one in a cgroup is refused as forbidden, which would hide that it is absent.
+func overwrite(path, value string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
 }
 
 // Weight turns cpu.shares into cgroup2's cpu.weight, as the OCI runtimes do.
