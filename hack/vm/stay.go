@@ -144,7 +144,7 @@ func (g Guest) initramfs(server remote.ServerConfig) (string, error) {
 	if err := im.Modules(g.Kernel, append(shareModules, Modules...)...); err != nil {
 		return "", err
 	}
-	cfg, err := json.Marshal(guest.Config{Private: g.Private, Forward: g.Forward, Server: server})
+	cfg, err := json.Marshal(guest.Config{Self: g.Init, Private: g.Private, Forward: g.Forward, Server: server})
 	if err != nil {
 		return "", err
 	}

@@ -19,6 +19,8 @@ import (
 
 // Config is what a guest that stays is told by its image.
 type Config struct {
+	// Self is the init's path on the outer machine.
+	Self string `json:"self"`
 	// Private directories have a file system of their own in the guest's memory: an overlay cannot be the upper layer of another.
 	Private []string `json:"private"`
 	// Forward lists TCP ports of the guest's 127.0.0.1 that are reached at the same port of Address.
@@ -62,7 +64,7 @@ func stay() error {
 	if err := loadModules(); err != nil {
 		return err
 	}
-	if err := shareRoot(); err != nil {
+	if err := shareRoot(cfg.Self); err != nil {
 		return err
 	}
 	if err := becomeHost(); err != nil {
