@@ -221,9 +221,17 @@ func removeTree(dir string, deadline time.Time) error {
 	}
 }
 
-// openCgroup opens a cgroup2 directory for placeInCgroup.
-func openCgroup(dir string) (*os.File, error) {
-	return os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// openCgroup opens path of the cgroup2 hierarchy for placeInCgroup.
+func openCgroup(path string) (*os.File, error) {
+	hs, err := hierarchies()
+	if err != nil {
+		return nil, err
+	}
+	root, err := unified(hs)
+	if err != nil {
+		return nil, err
+	}
+	return os.OpenFile(filepath.Join(root, path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 }
 
 // placeInCgroup has cmd start as a member of dir, so that no child of it is ever outside.

@@ -38,15 +38,7 @@ func (s *Sandbox) Exec(ctx context.Context, host string, command []string, stdin
 
 // runInCgroup runs cmd in path of the cgroup2 hierarchy, where the host's socket hooks see it.
 func runInCgroup(cmd *exec.Cmd, path string) error {
-	hs, err := hierarchies()
-	if err != nil {
-		return err
-	}
-	root, err := unified(hs)
-	if err != nil {
-		return err
-	}
-	dir, err := openCgroup(filepath.Join(root, path))
+	dir, err := openCgroup(path)
 	if err != nil {
 		return err
 	}

@@ -60,7 +60,10 @@ func (s *Sandbox) upMachine(ctx context.Context, o UpOptions, p *progress) error
 	if err := os.MkdirAll(s.machineDir(), 0o700); err != nil {
 		return err
 	}
-	group, err := s.processGroup()
+	if err := makeCgroup(s.cgroup()); err != nil {
+		return err
+	}
+	group, err := openCgroup(s.cgroup()) // Down ends what is in it
 	if err != nil {
 		return err
 	}
@@ -115,22 +118,6 @@ func (s *Sandbox) preflightMachine(o UpOptions, memory int) error {
 		return fmt.Errorf("this machine cannot run the sandbox as it is (nothing was changed):\n%w", err)
 	}
 	return nil
-}
-
-// processGroup makes the sandbox's cgroup and opens it: Down ends what is in it.
-func (s *Sandbox) processGroup() (*os.File, error) {
-	if err := makeCgroup(s.cgroup()); err != nil {
-		return nil, err
-	}
-	hs, err := hierarchies()
-	if err != nil {
-		return nil, err
-	}
-	root, err := unified(hs)
-	if err != nil {
-		return nil, err
-	}
-	return openCgroup(filepath.Join(root, s.cgroup()))
 }
 
 func (s *Sandbox) machineDir() string { return filepath.Join(s.Dir, "machine") }

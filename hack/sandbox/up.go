@@ -242,15 +242,7 @@ func (s *Sandbox) startInit(h Host, t Topology, o UpOptions, main []string, list
 	if err := makeCgroup(s.hostCgroup(h.Name)); err != nil {
 		return 0, err
 	}
-	hs, err := hierarchies()
-	if err != nil {
-		return 0, err
-	}
-	root, err := unified(hs)
-	if err != nil {
-		return 0, err
-	}
-	cgroup, err := openCgroup(filepath.Join(root, s.hostCgroup(h.Name)))
+	cgroup, err := openCgroup(s.hostCgroup(h.Name))
 	if err != nil {
 		return 0, err
 	}
