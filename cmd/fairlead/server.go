@@ -98,7 +98,7 @@ func (o *serverOptions) runControllers(ctx context.Context, env server.Env) erro
 }
 
 func (o *serverOptions) runScheduler(ctx context.Context, env server.Env) error {
-	return scheduler.Run(ctx, scheduler.Config{RESTConfig: env.ClientAs(user.KubeScheduler), ConfigFile: o.schedulerConfig, LeaderElection: true, Identity: env.Config.Name})
+	return scheduler.Run(ctx, scheduler.Config{RESTConfig: env.ClientAs(user.KubeScheduler), Pods: env.Pods, ConfigFile: o.schedulerConfig, LeaderElection: true, Identity: env.Config.Name})
 }
 
 // runAgent runs this host's own node with a certificate straight from the cluster's authority.

@@ -37,6 +37,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 	_ "k8s.io/component-base/metrics/prometheus/restclient" // rest_client_*
 	_ "k8s.io/component-base/metrics/prometheus/version"    // kubernetes_build_info
 	"k8s.io/klog/v2"
@@ -53,6 +54,7 @@ type Server struct {
 	loopback   *rest.Config
 	local      *local
 	inner      http.Handler // for clients in this process
+	pods       cache.SharedIndexInformer
 	documents  *documents
 	ready      chan struct{}
 }
@@ -233,12 +235,20 @@ func (a *assembly) connect() error {
 		return fmt.Errorf("loopback client: %w", err)
 	}
 	a.env.Client, a.env.Dynamic = client, dyn
-	a.env.Informers = informers.NewSharedInformerFactory(client, 0)
+	a.env.Informers = informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim))
 	if a.services, err = newServiceResolver(a.env.Informers, a.generic.LoopbackClientConfig.Host); err != nil {
 		return err
 	}
 	a.env.Services = a.services
 	return nil
+}
+
+// trim drops the managed fields of pods, of which there are many: nobody reads them from a cache.
+func trim(obj any) (any, error) {
+	if pod, ok := obj.(*corev1.Pod); ok {
+		pod.ManagedFields = nil
+	}
+	return obj, nil
 }
 
 // guard asks for authentication, authorization and admission and installs them.
@@ -327,7 +337,8 @@ func (a *assembly) chain(ctx context.Context) (*Server, error) {
 		return nil, err
 	}
 	front.GenericAPIServer.RegisterDestroyFunc(a.direct.close)
-	return &Server{aggregator: front, loopback: a.generic.LoopbackClientConfig, local: a.local, inner: inner, documents: a.documents, ready: a.ready}, nil
+	return &Server{aggregator: front, loopback: a.generic.LoopbackClientConfig, local: a.local, inner: inner, pods: a.env.Informers.Core().V1().Pods().Informer(),
+		documents: a.documents, ready: a.ready}, nil
 }
 
 // Loopback returns a client configuration with all rights, valid while the server runs.
@@ -342,6 +353,9 @@ func (s *Server) LocalAs(who user.Info) *rest.Config {
 	c.BearerToken = ""
 	return c
 }
+
+// Pods is an informer of pods, without managed fields, that runs while the server does.
+func (s *Server) Pods() cache.SharedIndexInformer { return s.pods }
 
 // Handler is the server without its listener, for tests.
 func (s *Server) Handler() http.Handler { return s.aggregator.GenericAPIServer.Handler }

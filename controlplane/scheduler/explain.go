@@ -43,7 +43,7 @@ func Explain(ctx context.Context, cfg Config, namespace, name string) (*Explanat
 	defer cancel()
 	s := newScheduler(cfg, settings)
 	factory := informers.NewSharedInformerFactoryWithOptions(cfg.Client, 0, informers.WithTransform(trim))
-	registrations, err := s.watch(ctx, factory)
+	registrations, err := s.watch(factory, factory.Core().V1().Pods().Informer())
 	if err != nil {
 		return nil, err
 	}

@@ -3,7 +3,6 @@
 package scheduler
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
@@ -28,7 +27,7 @@ type registration struct {
 }
 
 // watch registers the handlers that keep state and queue in step. The registrations say whether they have seen the initial lists.
-func (s *Scheduler) watch(_ context.Context, factory informers.SharedInformerFactory) ([]registration, error) {
+func (s *Scheduler) watch(factory informers.SharedInformerFactory, pods cache.SharedIndexInformer) ([]registration, error) {
 	var registrations []registration
 	add := func(informer cache.SharedIndexInformer, h cache.ResourceEventHandler) error {
 		reg, err := informer.AddEventHandler(h)
@@ -67,7 +66,7 @@ func (s *Scheduler) watch(_ context.Context, factory informers.SharedInformerFac
 			},
 			func(o *storagev1.CSIStorageCapacity) { s.state.Storage.SetCapacity(o.Namespace+"/"+o.Name, nil) })},
 		{storage.CSINodes().Informer(), on(s, func(_, o *storagev1.CSINode) { s.setCSINode(o.Name, o) }, func(o *storagev1.CSINode) { s.setCSINode(o.Name, nil) })},
-		{core.Pods().Informer(), on(s, s.setPod, s.deletePod)},
+		{pods, on(s, s.setPod, s.deletePod)},
 	} {
 		if err := add(w.informer, w.handler); err != nil {
 			return nil, err

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 	configv1 "k8s.io/kube-scheduler/config/v1"
 	"k8s.io/utils/clock"
@@ -31,6 +32,10 @@ type Config struct {
 	Client kubernetes.Interface
 	// Informers are used instead of an own factory, and started if they are not running. They may be shared with controllers.
 	Informers informers.SharedInformerFactory
+
+	// Pods, when set, is an informer of pods that runs in this process anyway and drops managed fields. It is read beside the other informers, its life is the
+	// caller's. Nil means one of the factory's.
+	Pods cache.SharedIndexInformer
 
 	// ConfigFile is a KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1) as YAML or JSON; "" means the defaults.
 	ConfigFile string
@@ -91,7 +96,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	lead := func(ctx context.Context) error {
 		s := newScheduler(cfg, settings)
-		return s.run(ctx, cfg.Informers)
+		return s.run(ctx, cfg.Informers, cfg.Pods)
 	}
 	if cfg.LeaderElection || settings.LeaderElection.LeaderElect != nil && *settings.LeaderElection.LeaderElect {
 		return runElected(ctx, cfg, settings, lead)
@@ -119,7 +124,7 @@ func newScheduler(cfg Config, settings *Settings) *Scheduler {
 }
 
 // run is the life of one leader.
-func (s *Scheduler) run(ctx context.Context, factory informers.SharedInformerFactory) error {
+func (s *Scheduler) run(ctx context.Context, factory informers.SharedInformerFactory, pods cache.SharedIndexInformer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.log = klog.FromContext(ctx).WithName("scheduler")
@@ -133,12 +138,15 @@ func (s *Scheduler) run(ctx context.Context, factory informers.SharedInformerFac
 	if own {
 		factory = informers.NewSharedInformerFactoryWithOptions(s.client, 0, informers.WithTransform(trim))
 	}
-	registrations, err := s.watch(ctx, factory)
+	if pods == nil {
+		pods = factory.Core().V1().Pods().Informer()
+	}
+	registrations, err := s.watch(factory, pods)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		for _, r := range registrations { // a shared factory lives on
+		for _, r := range registrations { // a shared informer lives on
 			if err := r.informer.RemoveEventHandler(r); err != nil {
 				s.log.Error(err, "Cannot remove an event handler")
 			}

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead/fairlead/controlplane/apiserver"
@@ -35,6 +36,9 @@ type Env struct {
 	Client *rest.Config
 	// ClientAs is Client with the rights of the user of that name alone.
 	ClientAs func(user string) *rest.Config
+	// Pods is the API server's own informer of pods, without managed fields. It runs as long as the server: a component that reads all pods registers its
+	// handlers there instead of keeping them a second time.
+	Pods cache.SharedIndexInformer
 	// Keys are the cluster's authorities and certificates; nil in a process that has none.
 	Keys *pki.PKI
 	// URL is where this server is reached from this host, "https://127.0.0.1:6443".
@@ -112,7 +116,7 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 		return ended(ctx)
 	}
-	env := Env{Config: cfg, Client: api.Local(), ClientAs: localAs(api), Keys: keys, URL: localURL(cfg.BindAddress, port), AdminKubeconfig: keys.AdminKubeconfig()}
+	env := Env{Config: cfg, Client: api.Local(), ClientAs: localAs(api), Pods: api.Pods(), Keys: keys, URL: localURL(cfg.BindAddress, port), AdminKubeconfig: keys.AdminKubeconfig()}
 	log.Info("API server is ready", "component", "apiserver", "url", env.URL, "kubeconfig", env.AdminKubeconfig, "took", since(started))
 	tasks.run(func() error { settleMemory(ctx); return nil }, cancel)
 	if err := settle(ctx, cfg, env); err != nil {

@@ -32,7 +32,7 @@ func runCore(w workload, nodes, pods int) (result, error) {
 	}
 	waiting := make([]*v1.Pod, pods)
 	for i := range waiting {
-		waiting[i] = w.pod(i)
+		waiting[i] = w.pod(i, nodes)
 	}
 	r := result{latency: make([]time.Duration, 0, pods)}
 	begin := time.Now()

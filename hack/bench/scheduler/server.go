@@ -42,7 +42,7 @@ func runServer(ctx context.Context, w workload, nodes, pods, steady int) (result
 		Components: []server.Component{{Name: "bench", Run: func(ctx context.Context, env server.Env) error {
 			b := &serverBench{workload: w, seen: map[string]chan time.Time{}}
 			var err error
-			if r, err = b.run(ctx, env.Client, nodes, pods, steady); err != nil {
+			if r, err = b.run(ctx, env, nodes, pods, steady); err != nil {
 				return err
 			}
 			return done
@@ -63,8 +63,8 @@ type serverBench struct {
 	more  chan struct{}
 }
 
-func (b *serverBench) run(ctx context.Context, rc *rest.Config, nodes, pods, steady int) (result, error) {
-	rc = rest.CopyConfig(rc)
+func (b *serverBench) run(ctx context.Context, env server.Env, nodes, pods, steady int) (result, error) {
+	rc := rest.CopyConfig(env.Client)
 	rc.QPS = -1
 	rc.ContentType, rc.AcceptContentTypes = "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf"
 	var r result
@@ -88,7 +88,7 @@ func (b *serverBench) run(ctx context.Context, rc *rest.Config, nodes, pods, ste
 		return r, fmt.Errorf("create pods that run already: %w", err)
 	}
 	begin := time.Now()
-	if err := inParallel(pods, func(i int) error { return b.create(ctx, b.pod(i)) }); err != nil {
+	if err := inParallel(pods, func(i int) error { return b.create(ctx, b.pod(i, nodes)) }); err != nil {
 		return r, fmt.Errorf("create pods: %w", err)
 	}
 	r.queued = time.Since(begin)
@@ -98,7 +98,7 @@ func (b *serverBench) run(ctx context.Context, rc *rest.Config, nodes, pods, ste
 	scheduling, end := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	begin, used := time.Now(), cpuTime()
-	go func() { ended <- scheduler.Run(scheduling, scheduler.Config{RESTConfig: rc}) }()
+	go func() { ended <- scheduler.Run(scheduling, scheduler.Config{RESTConfig: rc, Pods: env.Pods}) }()
 	defer func() { end(); <-ended }()
 	if err := profiled(func() error { return b.await(ctx, pods) }); err != nil {
 		return r, err
@@ -115,7 +115,7 @@ func (b *serverBench) run(ctx context.Context, rc *rest.Config, nodes, pods, ste
 		case <-ticker.C:
 		}
 		group.Go(func() {
-			p := b.pod(pods + i)
+			p := b.pod(pods+i, nodes)
 			at := make(chan time.Time, 1)
 			b.mu.Lock()
 			b.seen[p.Name] = at
@@ -181,7 +181,7 @@ func (b *serverBench) watch(ctx context.Context) func() {
 		default:
 		}
 	}
-	_, controller := cache.NewInformerWithOptions(cache.InformerOptions{ListerWatcher: lw, ObjectType: &v1.Pod{}, Handler: cache.ResourceEventHandlerFuncs{
+	_, controller := cache.NewInformerWithOptions(cache.InformerOptions{ListerWatcher: lw, ObjectType: &v1.Pod{}, Transform: name, Handler: cache.ResourceEventHandlerFuncs{
 		AddFunc: note, UpdateFunc: func(_, obj any) { note(obj) }}})
 	finished := make(chan struct{})
 	go func() {
@@ -189,6 +189,14 @@ func (b *serverBench) watch(ctx context.Context) func() {
 		close(finished)
 	}()
 	return func() { cancel(); <-finished }
+}
+
+// name keeps of a pod only its name: the benchmark's own cache is no part of what it measures.
+func name(obj any) (any, error) {
+	if p, ok := obj.(*v1.Pod); ok {
+		return &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, Labels: p.Labels}, Spec: v1.PodSpec{NodeName: p.Spec.NodeName}}, nil
+	}
+	return obj, nil
 }
 
 func (b *serverBench) await(ctx context.Context, count int) error {

@@ -17,7 +17,7 @@ type workload struct {
 	name     string
 	target   float64 // pods/s, with the API server
 	selector bool    // pods belong to a controller, so default topology spread applies
-	change   func(p *v1.Pod, i int)
+	change   func(p *v1.Pod, i, nodes int)
 	prepare  func(n *v1.Node, i int)
 	fillers  int // pods of low priority per node that fill it
 }
@@ -26,37 +26,37 @@ const zones = 5
 
 var workloads = []workload{
 	{name: "plain", target: 3000},
-	{name: "deployments", target: 3000, selector: true, change: func(p *v1.Pod, i int) { p.Labels = map[string]string{"app": fmt.Sprint("app-", i/500)} }},
-	{name: "stateful", target: 1000, selector: false, change: func(p *v1.Pod, i int) {
+	{name: "deployments", target: 3000, selector: true, change: func(p *v1.Pod, i, _ int) { p.Labels = map[string]string{"app": fmt.Sprint("app-", i/500)} }},
+	{name: "stateful", target: 1000, selector: false, change: func(p *v1.Pod, i, _ int) {
 		p.Labels = map[string]string{"app": fmt.Sprint("app-", i/500), "statefulset.kubernetes.io/pod-name": p.Name}
 	}},
-	{name: "daemon", target: 1000, change: func(p *v1.Pod, i int) {
+	{name: "daemon", target: 1000, change: func(p *v1.Pod, i, nodes int) {
 		p.Spec.Affinity = &v1.Affinity{NodeAffinity: &v1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &v1.NodeSelector{
 			NodeSelectorTerms: []v1.NodeSelectorTerm{{MatchFields: []v1.NodeSelectorRequirement{{Key: metav1.ObjectNameField, Operator: v1.NodeSelectorOpIn,
-				Values: []string{nodeName(i % 5000)}}}}}}}}
+				Values: []string{nodeName(i % nodes)}}}}}}}}
 	}},
-	{name: "spread", target: 1000, change: func(p *v1.Pod, i int) {
+	{name: "spread", target: 1000, change: func(p *v1.Pod, i, _ int) {
 		p.Labels = map[string]string{"app": "spread"}
 		for _, key := range []string{v1.LabelTopologyZone, v1.LabelHostname} {
 			p.Spec.TopologySpreadConstraints = append(p.Spec.TopologySpreadConstraints, v1.TopologySpreadConstraint{TopologyKey: key, MaxSkew: 1,
 				WhenUnsatisfiable: v1.DoNotSchedule, LabelSelector: &metav1.LabelSelector{MatchLabels: p.Labels}})
 		}
 	}},
-	{name: "anti-affinity", target: 1000, change: func(p *v1.Pod, i int) {
+	{name: "anti-affinity", target: 1000, change: func(p *v1.Pod, i, _ int) {
 		// Ten replicas per application, never two on one node.
 		p.Labels = map[string]string{"app": fmt.Sprint("app-", i/10)}
 		p.Spec.Affinity = &v1.Affinity{PodAntiAffinity: &v1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []v1.PodAffinityTerm{
 			{TopologyKey: v1.LabelHostname, LabelSelector: &metav1.LabelSelector{MatchLabels: p.Labels}}}}}
 	}},
-	{name: "affinity", target: 1000, change: func(p *v1.Pod, i int) {
+	{name: "affinity", target: 1000, change: func(p *v1.Pod, i, _ int) {
 		p.Labels = map[string]string{"app": fmt.Sprint("app-", i/1000)}
 		p.Spec.Affinity = &v1.Affinity{PodAffinity: &v1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []v1.PodAffinityTerm{
 			{TopologyKey: v1.LabelTopologyZone, LabelSelector: &metav1.LabelSelector{MatchLabels: p.Labels}}}}}
 	}},
-	{name: "extended-resource", target: 1000, change: func(p *v1.Pod, i int) {
+	{name: "extended-resource", target: 1000, change: func(p *v1.Pod, i, _ int) {
 		p.Spec.Containers[0].Resources.Requests["example.com/device"] = resource.MustParse("1")
 	}, prepare: func(n *v1.Node, i int) { n.Status.Allocatable["example.com/device"] = resource.MustParse("16") }},
-	{name: "preemption", target: 1000, fillers: 4, change: func(p *v1.Pod, i int) {
+	{name: "preemption", target: 1000, fillers: 4, change: func(p *v1.Pod, i, _ int) {
 		high := int32(1000)
 		p.Spec.Priority = &high
 		p.Spec.Containers[0].Resources.Requests[v1.ResourceCPU] = resource.MustParse("1")
@@ -96,10 +96,11 @@ func (w *workload) base(name string) *v1.Pod {
 	}
 }
 
-func (w *workload) pod(i int) *v1.Pod {
+// pod is the i-th pod on a cluster of nodes nodes.
+func (w *workload) pod(i, nodes int) *v1.Pod {
 	p := w.base(fmt.Sprintf("%s-%06d", w.name, i))
 	if w.change != nil {
-		w.change(p, i)
+		w.change(p, i, nodes)
 	}
 	return p
 }
