@@ -61,6 +61,9 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.RuntimeEndpoint == "" {
 		cfg.Kubelet.CRIEndpoint = cfg.Containerd.Endpoint()
 	}
+	tell, stop := archiveEvents(ctx, client, cfg.Kubelet.NodeName)
+	defer stop()
+	cfg.Containerd.OnBroken = tell
 	cfg.Network.Client = client
 	cfg.Network.Sandboxes = Sandboxes(cfg.Kubelet.CRIEndpoint)
 

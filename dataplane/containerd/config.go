@@ -51,6 +51,8 @@ type Config struct {
 	Snapshotter string
 	// LogLevel is info when empty.
 	LogLevel string
+	// OnBroken is told of each archive in ImagesDir that was not imported. May be nil.
+	OnBroken func(file string, err error) `json:"-"`
 	// StopWithAgent stops the daemon when Run's context ends. Containers live on either way.
 	StopWithAgent bool
 }

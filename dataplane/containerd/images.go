@@ -200,6 +200,9 @@ func watchArchives(ctx context.Context, cfg Config) {
 			}
 			if err != nil {
 				log.Error(err, "Image archive was not imported", "file", name)
+				if cfg.OnBroken != nil {
+					cfg.OnBroken(name, err)
+				}
 				continue
 			}
 			log.Info("Imported images", "file", name, "images", names)

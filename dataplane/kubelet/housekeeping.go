@@ -73,10 +73,7 @@ func (h *housekeeper) run(ctx context.Context) {
 				log.Error(err, "The weight of burstable pods was not set")
 			}
 			h.rotateLogs(ctx)
-			if time.Now().Before(settled) {
-				continue // what the last eviction frees does not show at once
-			}
-			evicted, err := h.relieve(ctx)
+			evicted, err := h.relieve(ctx, time.Now().After(settled)) // what the last eviction frees does not show at once
 			if err != nil && ctx.Err() == nil {
 				log.V(2).Info("Pressure of the node is not known", "err", err)
 			}
@@ -157,14 +154,16 @@ func (h *housekeeper) burstableCPU() (milli int64) {
 	return milli
 }
 
-// relieve looks at the thresholds and ends at most one pod; pods over limits of their own all go.
-func (h *housekeeper) relieve(ctx context.Context) (evicted bool, err error) {
+// relieve looks at the thresholds for the node's conditions and, when it may act, ends at most one pod; pods over limits of their own all go.
+func (h *housekeeper) relieve(ctx context.Context, act bool) (evicted bool, err error) {
 	pods, over, err := h.usage(ctx)
 	if err != nil {
 		return false, err
 	}
-	for _, one := range over {
-		evicted = h.evict(ctx, one.pod, one.reason, 0, "ephemeral-storage") || evicted
+	if act {
+		for _, one := range over {
+			evicted = h.evict(ctx, one.pod, one.reason, 0, "ephemeral-storage") || evicted
+		}
 	}
 	levels, separate := h.levels(ctx)
 	now := time.Now()
@@ -177,7 +176,7 @@ func (h *housekeeper) relieve(ctx context.Context) (evicted bool, err error) {
 	if changed {
 		h.keeper.Poke()
 	}
-	if len(short) == 0 {
+	if len(short) == 0 || !act {
 		return evicted, nil
 	}
 	worst := short[0]

@@ -83,6 +83,13 @@ spec: {nodeName: agent-2, terminationGracePeriodSeconds: 1, containers: [{name: 
 		}
 		return nil
 	})
+	eventually(p.T, podPatience, func() error {
+		events := kubectl(p.T, "get", "events", "-n", "default", "--field-selector=involvedObject.kind=Node,involvedObject.name=agent-1,reason=ImageArchiveNotImported")
+		if missing := containsAll(events, "Warning", "broken.tar", "cut.tar.zst"); missing != "" {
+			return fmt.Errorf("no event of the node has %s:\n%s", missing, events)
+		}
+		return nil
+	})
 	if ready := kubectl(p.T, "get", "node", "agent-1", "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`); ready != "True" {
 		p.Errorf("the node is Ready=%s", ready)
 	}

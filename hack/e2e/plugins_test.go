@@ -18,9 +18,12 @@ import (
 
 	csi "github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
+	drahealth "k8s.io/kubelet/pkg/apis/dra-health/v1"
 	draapi "k8s.io/kubelet/pkg/apis/dra/v1"
 	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
@@ -40,7 +43,7 @@ type plugin struct {
 func (p *plugin) GetInfo(context.Context, *registration.InfoRequest) (*registration.PluginInfo, error) {
 	versions := []string{"1.0.0"}
 	if p.kind == registration.DRAPlugin {
-		versions = []string{draapi.DRAPluginService}
+		versions = []string{draapi.DRAPluginService, drahealth.DRAResourceHealthService}
 	}
 	return &registration.PluginInfo{Type: p.kind, Name: pluginName, SupportedVersions: versions}, nil
 }
@@ -97,7 +100,27 @@ func (p *plugin) serve(t *testing.T, node string, services func(*grpc.Server)) (
 // gadgets is a resource driver whose devices are variables: each claim gets a CDI device that says which one it is.
 type gadgets struct {
 	draapi.UnimplementedDRAPluginServer
+	drahealth.UnimplementedDRAResourceHealthServer
 	*plugin
+	health chan []*drahealth.DeviceHealth // what to tell of its devices next
+}
+
+func (g *gadgets) services(s *grpc.Server) {
+	draapi.RegisterDRAPluginServer(s, g)
+	drahealth.RegisterDRAResourceHealthServer(s, g)
+}
+
+func (g *gadgets) NodeWatchResources(_ *drahealth.NodeWatchResourcesRequest, stream grpc.ServerStreamingServer[drahealth.NodeWatchResourcesResponse]) error {
+	for {
+		select {
+		case <-stream.Context().Done():
+			return nil
+		case devices := <-g.health:
+			if err := stream.Send(&drahealth.NodeWatchResourcesResponse{Devices: devices}); err != nil {
+				return err
+			}
+		}
+	}
 }
 
 func (g *gadgets) spec(uid string) string {
@@ -142,9 +165,9 @@ func (g *gadgets) NodeUnprepareResources(_ context.Context, r *draapi.NodeUnprep
 // meanwhile is given back.
 func TestResourceClaims(t *testing.T) {
 	p := pods{t, inNamespace(t, "e2e-claims")}
-	g := &gadgets{plugin: &plugin{kind: registration.DRAPlugin}}
-	stop := g.serve(t, "agent-1", func(s *grpc.Server) { draapi.RegisterDRAPluginServer(s, g) })
-	t.Cleanup(func() { kubectl(t, "delete", "deviceclass,resourceslice", "e2e-gadgets") })
+	g := &gadgets{plugin: &plugin{kind: registration.DRAPlugin}, health: make(chan []*drahealth.DeviceHealth)}
+	stop := g.serve(t, "agent-1", g.services)
+	t.Cleanup(func() { kubectl(t, "delete", "deviceclass,resourceslice", "e2e-gadgets", "--ignore-not-found") })
 	pod := func(name string) string {
 		return strings.ReplaceAll(`
 ---
@@ -181,6 +204,16 @@ spec: {spec: {devices: {requests: [{name: any, exactly: {deviceClassName: e2e-ga
 	if log := p.kubectl("logs", "first", "-c", "without"); log != "has-\n" {
 		t.Errorf("a container without a claim says %q", log)
 	}
+	g.health <- []*drahealth.DeviceHealth{
+		{Device: &drahealth.DeviceIdentifier{PoolName: "agent-1", DeviceName: "red"}, Health: drahealth.HealthStatus_UNHEALTHY, Message: "too hot", HealthCheckTimeoutSeconds: 600},
+		{Device: &drahealth.DeviceIdentifier{PoolName: "agent-1", DeviceName: "blue"}, Health: drahealth.HealthStatus_UNHEALTHY, Message: "too cold", HealthCheckTimeoutSeconds: 600},
+	}
+	p.until("first", "told how its device is", func(pod *corev1.Pod) bool {
+		s := containerStatus(pod, "app").AllocatedResourcesStatus
+		return len(s) == 1 && s[0].Name == "claim:g" && len(s[0].Resources) == 1 && strings.HasPrefix(string(s[0].Resources[0].ResourceID), "fairlead.io/gadget=") &&
+			s[0].Resources[0].Health == corev1.ResourceHealthStatusUnhealthy && s[0].Resources[0].Message != nil && strings.HasPrefix(*s[0].Resources[0].Message, "too ") &&
+			containerStatus(pod, "without").AllocatedResourcesStatus == nil
+	})
 	p.apply(pod("third")[len("\n---"):])
 	p.until("third", "waiting for a device", func(pod *corev1.Pod) bool { return podCondition(pod, corev1.PodScheduled) == corev1.ConditionFalse })
 
@@ -211,9 +244,136 @@ spec: {spec: {devices: {requests: [{name: any, exactly: {deviceClassName: e2e-ga
 	stop()
 	p.apply(pod("fourth")[len("\n---"):])
 	p.wantEvent("fourth", "Warning FailedPrepareDynamicResources", pluginName+" is not registered on this node")
-	g.serve(t, "agent-1", func(s *grpc.Server) { draapi.RegisterDRAPluginServer(s, g) })
+	stop = g.serve(t, "agent-1", g.services)
 	p.untilReady("fourth")
 	p.kubectl("delete", "pod", "fourth")
+
+	// What a driver published of the node goes a while after it, so that no pod is sent to devices that nobody prepares.
+	if name := kubectl(t, "get", "resourceslice", "e2e-gadgets", "-o", "name"); name == "" {
+		t.Error("the driver's slice went while the driver was there")
+	}
+	stop()
+	eventually(t, podPatience, func() error {
+		if name := kubectl(t, "get", "resourceslice", "e2e-gadgets", "-o", "name", "--ignore-not-found"); name != "" {
+			return fmt.Errorf("%s outlives its driver", name)
+		}
+		return nil
+	})
+}
+
+// gizmos is a device plugin with two devices.
+type gizmos struct {
+	pluginapi.UnimplementedDevicePluginServer
+	devices chan []*pluginapi.Device // what to tell next
+}
+
+const gizmo = "e2e.fairlead.io/gizmo"
+
+func (g *gizmos) GetDevicePluginOptions(context.Context, *pluginapi.Empty) (*pluginapi.DevicePluginOptions, error) {
+	return &pluginapi.DevicePluginOptions{}, nil
+}
+
+func (g *gizmos) ListAndWatch(_ *pluginapi.Empty, stream grpc.ServerStreamingServer[pluginapi.ListAndWatchResponse]) error {
+	for {
+		select {
+		case <-stream.Context().Done():
+			return nil
+		case devices := <-g.devices:
+			if err := stream.Send(&pluginapi.ListAndWatchResponse{Devices: devices}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (g *gizmos) Allocate(_ context.Context, r *pluginapi.AllocateRequest) (*pluginapi.AllocateResponse, error) {
+	out := &pluginapi.AllocateResponse{}
+	for _, c := range r.ContainerRequests {
+		out.ContainerResponses = append(out.ContainerResponses, &pluginapi.ContainerAllocateResponse{Envs: map[string]string{"GIZMOS": strings.Join(c.DevicesIds, "+")},
+			Devices: []*pluginapi.DeviceSpec{{ContainerPath: "/dev/gizmo", HostPath: "/dev/null", Permissions: "rw"}}})
+	}
+	return out, nil
+}
+
+// TestDevicePlugin: pods get the devices of a device plugin, one pod each, the scheduler counts them, and a pod's status says when its device is broken.
+func TestDevicePlugin(t *testing.T) {
+	p := pods{t, inNamespace(t, "e2e-devices-plugin")}
+	pid, err := env.sandbox.InitPid("agent-2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := fmt.Sprintf("/proc/%d/root/var/lib/kubelet/device-plugins", pid)
+	listener, err := net.Listen("unix", filepath.Join(dir, "gizmo.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &gizmos{devices: make(chan []*pluginapi.Device)}
+	server := grpc.NewServer()
+	pluginapi.RegisterDevicePluginServer(server, g)
+	done := make(chan struct{})
+	go func() { defer close(done); _ = server.Serve(listener) }()
+	t.Cleanup(func() { server.Stop(); <-done })
+	connection, err := grpc.NewClient("passthrough:///kubelet", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(dir, "kubelet.sock"))
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	if _, err := pluginapi.NewRegistrationClient(connection).Register(t.Context(), &pluginapi.RegisterRequest{Version: pluginapi.Version, Endpoint: "gizmo.sock", ResourceName: gizmo}); err != nil {
+		t.Fatal(err)
+	}
+	g.devices <- []*pluginapi.Device{{ID: "left", Health: pluginapi.Healthy}, {ID: "right", Health: pluginapi.Healthy}}
+	pod := func(name string) string {
+		return strings.NewReplacer("NAME", name, "RESOURCE", gizmo).Replace(`
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: NAME}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers: [{name: app, image: IMAGE, command: [sh, -c, 'ls -l /dev/gizmo && echo has-$GIZMOS && exec /testapp forever'], resources: {limits: {RESOURCE: 1}}}]`)
+	}
+	p.apply(pod("first")[len("\n---"):] + pod("second"))
+	for _, name := range []string{"first", "second"} {
+		if node := p.untilReady(name).Spec.NodeName; node != "agent-2" {
+			t.Errorf("%s is on %s", name, node)
+		}
+	}
+	has := func(name string) string {
+		t.Helper()
+		_, device, found := strings.Cut(p.kubectl("logs", name), "has-")
+		if !found {
+			t.Errorf("%s says %q", name, p.kubectl("logs", name))
+		}
+		return strings.TrimSpace(device)
+	}
+	eventually(t, podPatience, func() error { // a container that runs has not yet written
+		if first, second := has("first"), has("second"); first+second != "leftright" && second+first != "leftright" {
+			return fmt.Errorf("the pods have %q and %q", first, second)
+		}
+		return nil
+	})
+	p.apply(pod("third")[len("\n---"):])
+	p.until("third", "waiting for a device", func(pod *corev1.Pod) bool { return podCondition(pod, corev1.PodScheduled) == corev1.ConditionFalse })
+	wanted := has("first")
+	g.devices <- []*pluginapi.Device{{ID: "left", Health: pluginapi.Unhealthy}, {ID: "right", Health: pluginapi.Unhealthy}}
+	p.until("first", "told that its device is broken", func(pod *corev1.Pod) bool {
+		s := pod.Status.ContainerStatuses[0].AllocatedResourcesStatus
+		return len(s) == 1 && string(s[0].Name) == gizmo && len(s[0].Resources) == 1 && string(s[0].Resources[0].ResourceID) == wanted &&
+			s[0].Resources[0].Health == corev1.ResourceHealthStatusUnhealthy
+	})
+	g.devices <- []*pluginapi.Device{{ID: "left", Health: pluginapi.Healthy}, {ID: "right", Health: pluginapi.Healthy}}
+	p.kubectl("delete", "pod", "first")
+	p.untilReady("third")
+	eventually(t, podPatience, func() error {
+		if third := has("third"); third != wanted {
+			return fmt.Errorf("the third pod has %q, the first gave back %q", third, wanted)
+		}
+		return nil
+	})
+	p.kubectl("delete", "pod", "second", "third")
 }
 
 // tokenTaker is a CSI driver whose volumes are empty directories; it wants tokens of the pods' service accounts.

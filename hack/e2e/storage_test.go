@@ -175,7 +175,7 @@ spec:
 }
 
 // TestADeviceIsAllocatedWhereItIsAndGivenBack: one device on one node, two pods that ask for one. The slice is published by this test; no driver prepares
-// the device, so the first pod waits for that.
+// the device, so the first pod waits for that. The slice names its node by a selector: those of a node's own are taken away with their driver.
 func TestADeviceIsAllocatedWhereItIsAndGivenBack(t *testing.T) {
 	ns := inNamespace(t, "e2e-devices")
 	nodes, err := env.client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
@@ -186,7 +186,9 @@ func TestADeviceIsAllocatedWhereItIsAndGivenBack(t *testing.T) {
 	slices := env.client.ResourceV1().ResourceSlices()
 	_ = slices.Delete(t.Context(), "e2e-devices", metav1.DeleteOptions{})
 	if _, err := slices.Create(t.Context(), &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "e2e-devices"}, Spec: resourcev1.ResourceSliceSpec{
-		Driver: "devices.e2e.fairlead.io", NodeName: &node, Pool: resourcev1.ResourcePool{Name: "e2e-" + node, ResourceSliceCount: 1}, Devices: []resourcev1.Device{{Name: "one"}},
+		Driver: "devices.e2e.fairlead.io", Pool: resourcev1.ResourcePool{Name: "e2e-" + node, ResourceSliceCount: 1}, Devices: []resourcev1.Device{{Name: "one"}},
+		NodeSelector: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+			MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: []string{node}}}}}},
 	}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@
 //	stubborn          waits without end and ignores SIGTERM
 //	exit=CODE         ends the process
 //	memory=MIB        allocates and touches memory
+//	map=FILE:MIB      makes FILE that big and touches it through a shared mapping, as files of huge pages need it
 //	serve=PORT        answers HTTP: /healthz (200, or 500 once /tmp/unhealthy exists), /hostname, anything else echoes the request's path
 //	grpc=PORT         answers gRPC's health check: SERVING for the service "up" and for none, NOT_SERVING for others
 //	echo              copies standard input to standard output until it ends
@@ -90,6 +91,8 @@ func step(name, value string) error {
 		os.Exit(code)
 	case "memory":
 		return allocate(value)
+	case "map":
+		return mapFile(value)
 	case "serve":
 		return serve(value)
 	case "grpc":
@@ -156,6 +159,31 @@ func allocate(mib string) error {
 		kept = append(kept, block)
 	}
 	fmt.Println("allocated", len(kept))
+	return nil
+}
+
+func mapFile(value string) error {
+	name, mib, _ := strings.Cut(value, ":")
+	n, err := strconv.Atoi(mib)
+	if err != nil {
+		return err
+	}
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if err := file.Truncate(int64(n) << 20); err != nil {
+		return err
+	}
+	memory, err := syscall.Mmap(int(file.Fd()), 0, n<<20, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	for i := 0; i < len(memory); i += 4096 {
+		memory[i] = 1
+	}
+	fmt.Println("mapped", n)
 	return nil
 }
 
