@@ -51,11 +51,12 @@ func TestNodeLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ownCluster(t, "limits", "--runc="+binary,
+	ownCluster(t, "limits", "--runc="+binary, "--pod-max-pids=100",
 		"--eviction-hard=nodefs.available=4Mi", "--eviction-soft=nodefs.available=30Mi", "--eviction-soft-grace-period=nodefs.available=1s",
 		"--eviction-max-pod-grace-period=5s", "--eviction-pressure-transition-period=1s",
 		"--shutdown-on-term", "--shutdown-grace-period=20s", "--shutdown-grace-period-critical-pods=10s")
 	t.Run("a pod's root is nobody on the host", usersOfItsOwn)
+	t.Run("a pod has so many processes and no more", processes)
 	t.Run("the disk fills", diskFills)
 	t.Run("the machine shuts down", machineShutsDown)
 }
@@ -116,7 +117,33 @@ stringData: {k: from-secret}` + pod("a") + pod("b"))
 	p.kubectl("delete", "pod", "a", "c")
 }
 
-// diskFills: a disk of 64 MiB has less than 30 left. The pod that filled it goes with its grace, the other stays, and the node recovers.
+// processes: a pod that forks without end is told that it cannot, and its neighbour does not notice.
+func processes(t *testing.T) {
+	p := pods{t, inNamespace(t, "e2e-pids")}
+	p.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: forks}
+spec:
+  nodeName: agent-1
+  restartPolicy: Never
+  containers: [{name: app, image: IMAGE, command: [sh, -c, 'i=0; while [ $i -lt 300 ]; do sleep 60 & i=$((i+1)); done; echo all of them']}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: neighbour}
+spec: {nodeName: agent-1, terminationGracePeriodSeconds: 1, containers: [{name: app, image: IMAGE, command: [/testapp, forever]}]}`)
+	p.untilPhase("forks", corev1.PodFailed)
+	if log := p.kubectl("logs", "forks"); !strings.Contains(log, "fork") || strings.Contains(log, "all of them") {
+		t.Errorf("the pod that forks says %q", log)
+	}
+	p.untilReady("neighbour")
+	p.sh("neighbour", "true")
+	p.kubectl("delete", "pod", "forks", "neighbour")
+}
+
+// diskFills: a disk of 64 MiB has less than 30 left. Images that nobody uses go first, then the pod that filled it, with its grace; the other stays, and the
+// node recovers.
 func diskFills(t *testing.T) {
 	p := pods{t, inNamespace(t, "e2e-disk")}
 	control(t, "agent-1", sandbox.VerbKill, "")
@@ -144,6 +171,9 @@ spec:
 		t.Errorf("%+v", greedy.Status)
 	}
 	p.wantEvent("greedy", "Warning Evicted", "ephemeral-storage")
+	if list := inHost(t, "agent-1", fairlead(), "image", "list"); strings.Contains(list, "fairlead.io/sample:latest") || !strings.Contains(list, shellImage) {
+		t.Errorf("before pods go the images that nobody uses, and only those; the node has\n%s", list)
+	}
 	eventually(t, podPatience, func() error { // it was there, and is over
 		node, err := env.client.CoreV1().Nodes().Get(t.Context(), "agent-1", metav1.GetOptions{})
 		if err != nil {

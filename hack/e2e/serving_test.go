@@ -25,9 +25,37 @@ import (
 func TestKubectlReachesContainers(t *testing.T) {
 	runPods(t, "e2e-serving", []podCase{
 		{"logs: tail, since, times, previous, followed to the end", logs},
+		{"a log that grows is turned over", turnedLogs},
 		{"exec, attach and cp", execAttachCopy},
 		{"port-forward", portForward},
 		{"figures and health, for those who may see them", figures},
+	})
+}
+
+// turnedLogs: a log has at most about 10 MiB, and what is followed goes on in the next file.
+func turnedLogs(p pods) {
+	p.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: chatty}
+spec:
+  nodeName: agent-1
+  terminationGracePeriodSeconds: 1
+  containers: [{name: app, image: IMAGE, command: [sh, -c, 'head -c 12000000 /dev/zero | tr "\\0" x | fold -w 8000; while sleep 1; do echo more; done']}]`)
+	pod := p.untilReady("chatty")
+	logs := filepath.Join(env.sandbox.Dir, "nodes", "agent-1", "log", "pods", p.ns+"_chatty_"+string(pod.UID), "app")
+	eventually(p.T, podPatience, func() error {
+		old, err := filepath.Glob(filepath.Join(logs, "0.log.*"))
+		if err != nil || len(old) == 0 {
+			return fmt.Errorf("no log in %s was turned over (%v)", logs, err)
+		}
+		if text := p.kubectl("logs", "chatty", "--tail=1"); text != "more\n" {
+			return fmt.Errorf("the last line is %.20q", text)
+		}
+		if info, err := os.Stat(filepath.Join(logs, "0.log")); err != nil || info.Size() > 1<<20 {
+			return fmt.Errorf("the log in use is not a new one: %v", err)
+		}
+		return nil
 	})
 }
 
