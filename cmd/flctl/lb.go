@@ -139,7 +139,7 @@ func protocolName(p uint8) string {
 
 // Names of SERVICE_* and BACKEND_* by bit, as bpf/lib/types.h defines them.
 var (
-	serviceFlags = []string{"vip", "node", "external", "external-local", "internal-local", "source-ranges", "dsr", "has-endpoints"}
+	serviceFlags = []string{"vip", "node", "external", "external-local", "internal-local", "source-ranges", "dsr", "has-endpoints", "answered-here"}
 	backendFlags = []string{"cluster", "local", "on-node", "live"}
 )
 

@@ -58,9 +58,7 @@ func (s *Server) Sweep(ctx context.Context) error {
 		if why == "" {
 			continue
 		}
-		klog.FromContext(ctx).Info("Removing a pod interface that nobody deleted", "id", pod.ID, "gone", why)
-		leaks.WithLabelValues("pod").Inc()
-		errs = append(errs, s.del(ctx, pod.ID))
+		errs = append(errs, s.discard(ctx, pod, why))
 	}
 	// What is being made is no leak: look only while no request is in flight. A node is seldom busy for long, and there is a next time.
 	s.freeze(func() {
@@ -81,6 +79,17 @@ func (s *Server) Sweep(ctx context.Context) error {
 	})
 	updateUsage(s.cfg.Pool.Usage())
 	return errors.Join(errs...)
+}
+
+// discard removes a pod as the sweep saw it. Meanwhile a runtime may have connected the same attachment anew, as after an agent's death: then the row is another, and stays.
+func (s *Server) discard(ctx context.Context, pod *tables.LocalPod, gone string) error {
+	defer s.lock(pod.ID)()
+	if now, _, _ := s.cfg.Tables.LocalPods.Get(s.cfg.Tables.DB.ReadTxn(), tables.LocalPodByID.Query(pod.ID)); now != pod {
+		return nil
+	}
+	klog.FromContext(ctx).Info("Removing a pod interface that nobody deleted", "id", pod.ID, "gone", gone)
+	leaks.WithLabelValues("pod").Inc()
+	return s.delLocked(ctx, pod.ID)
 }
 
 // freeze runs f while no request is in flight, or not at all.

@@ -43,6 +43,32 @@ func TestSandboxMustBeMissingForLong(t *testing.T) {
 	}
 }
 
+// TestSweepSparesAPodConnectedAnew has the sweep come to its turn after the attachment that it saw without interface was connected again.
+func TestSweepSparesAPodConnectedAnew(t *testing.T) {
+	tb, err := tables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	insert := func(ifindex int) *tables.LocalPod {
+		pod := &tables.LocalPod{ID: "c/eth0", IfIndex: ifindex}
+		w := tb.DB.WriteTxn(tb.LocalPods)
+		defer w.Commit()
+		if _, _, err := tb.LocalPods.Insert(w, pod); err != nil {
+			t.Fatal(err)
+		}
+		return pod
+	}
+	s := &Server{cfg: Config{Tables: tb}, busy: map[string]*attachment{}}
+	seen := insert(1)
+	again := insert(2)
+	if err := s.discard(t.Context(), seen, "interface"); err != nil {
+		t.Fatal(err)
+	}
+	if pod, _, _ := tb.LocalPods.Get(tb.DB.ReadTxn(), tables.LocalPodByID.Query("c/eth0")); pod != again {
+		t.Errorf("the pod connected anew is %v", pod)
+	}
+}
+
 func TestBucket(t *testing.T) {
 	for _, c := range []struct{ rate, burst, want uint64 }{
 		{5_000_000, 0, 500_000},           // 100 ms by default
