@@ -152,7 +152,7 @@ spec:
 			t.Error(err)
 			continue
 		}
-		t.Logf("%s: %d look-ups, %d failed, %d waited for a repetition, the longest %s", pod, r.Lookups, r.Failed, r.Slow, r.Longest)
+		t.Logf("%s: %d look-ups, %d failed, %d waited for a repetition, the longest %s (look-up %d)", pod, r.Lookups, r.Failed, r.Slow, r.Longest, r.Which)
 		if r.Lookups != int64(lookups) || r.Failed > 0 || r.Slow > 0 {
 			t.Errorf("%s: look-ups failed or waited for a repetition", pod)
 		}
