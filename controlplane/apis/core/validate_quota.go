@@ -194,17 +194,24 @@ func limitItem(r *rule.Report, at *field.Path, item *v1.LimitRangeItem) {
 		r.Required(at, min || max, "either minimum or maximum storage value is required, but neither was provided")
 	}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
-		order := []struct {
-			name string
-			list v1.ResourceList
-		}{{"min", item.Min}, {"defaultRequest", item.DefaultRequest}, {"default", item.Default}, {"max", item.Max}}
-		for i, low := range order {
-			for _, high := range order[i+1:] {
-				a, ok := low.list[name]
-				b, also := high.list[name]
-				if ok && also && a.Cmp(b) > 0 {
-					r.Invalid(at.Child(low.name).Key(string(name)), a.String(), low.name+" value "+a.String()+" is greater than "+high.name+" value "+b.String())
-				}
+		for _, pair := range []struct {
+			field             string // which of the two is told to be wrong
+			low, high         v1.ResourceList
+			lowWord, highWord string
+		}{
+			{"min", item.Min, item.Max, "min", "max"},
+			{"defaultRequest", item.Min, item.DefaultRequest, "min", "default request"},
+			{"defaultRequest", item.DefaultRequest, item.Max, "default request", "max"},
+			{"defaultRequest", item.DefaultRequest, item.Default, "default request", "default limit"},
+			{"default", item.Min, item.Default, "min", "default"},
+			{"default", item.Default, item.Max, "default", "max"},
+		} {
+			low, ok := pair.low[name]
+			high, also := pair.high[name]
+			if ok && also && low.Cmp(high) > 0 {
+				wrong := map[string]v1.ResourceList{"min": item.Min, "default": item.Default, "defaultRequest": item.DefaultRequest}[pair.field][name]
+				r.Invalid(at.Child(pair.field).Key(string(name)), wrong.String(),
+					pair.lowWord+" value "+low.String()+" is greater than "+pair.highWord+" value "+high.String())
 			}
 		}
 		ratio, ok := item.MaxLimitRequestRatio[name]

@@ -79,6 +79,7 @@ func claimSpec(ctx context.Context, r *rule.Report, path *field.Path, s *v1.Reso
 		q, at := &s.Devices.Requests[i], path.Child("requests").Index(i)
 		r.Name(at.Child("name"), q.Name, validation.IsDNS1123Label)
 		names[q.Name] = true
+		r.Required(at, q.Exactly != nil || len(q.FirstAvailable) > 0, "exactly one of `exactly` or `firstAvailable` is required")
 		if e := q.Exactly; e != nil {
 			at := at.Child("exactly")
 			r.Name(at.Child("deviceClassName"), e.DeviceClassName, subdomain)
@@ -104,6 +105,7 @@ func claimSpec(ctx context.Context, r *rule.Report, path *field.Path, s *v1.Reso
 	for i, c := range s.Devices.Constraints {
 		at := path.Child("constraints").Index(i)
 		references(r, at.Child("requests"), c.Requests, names)
+		r.Required(at, c.MatchAttribute != nil || c.DistinctAttribute != nil, "exactly one of `matchAttribute` or `distinctAttribute` is required")
 		for _, a := range []struct {
 			name  string
 			value *v1.FullyQualifiedName

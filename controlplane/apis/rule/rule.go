@@ -20,8 +20,16 @@ import (
 // Report is the list of broken rules. The zero value is empty and ready.
 type Report struct{ errs field.ErrorList }
 
-// Errors returns what was reported.
-func (r *Report) Errors() field.ErrorList { return r.errs }
+// Errors returns what was reported, each thing once: a generated rule and one of ours may say the same.
+func (r *Report) Errors() field.ErrorList {
+	said := map[string]bool{}
+	return slices.DeleteFunc(slices.Clone(r.errs), func(e *field.Error) bool {
+		text := e.Error()
+		again := said[text]
+		said[text] = true
+		return again
+	})
+}
 
 // Add reports errs.
 func (r *Report) Add(errs ...*field.Error) { r.errs = append(r.errs, errs...) }
