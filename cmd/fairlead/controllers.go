@@ -68,6 +68,7 @@ func identity() (string, error) {
 func newControllersCommand() *cobra.Command {
 	var kubeconfig, caFile string
 	var selected, pools []string
+	var accounts bool
 	var leader leaderOptions
 	var cluster server.Config
 	cmd := &cobra.Command{
@@ -91,6 +92,11 @@ func newControllersCommand() *cobra.Command {
 			}
 			settings.LoadBalancerPools = pools
 			cfg := controllers.Config{RESTConfig: config, Controllers: selected, Settings: settings}
+			if accounts {
+				if cfg.Account, err = controllers.Accounts(config); err != nil {
+					return err
+				}
+			}
 			if leader.elect {
 				name, err := identity()
 				if err != nil {
@@ -107,6 +113,8 @@ func newControllersCommand() *cobra.Command {
 	f.StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig file (default: KUBECONFIG, ~/.kube/config, this host's server)")
 	f.StringVar(&caFile, "ca-cert", "/var/lib/fairlead/server/pki/ca.crt", "the cluster's CA certificate, with its key beside it as .key: certificates are signed with it")
 	f.StringSliceVar(&selected, "controllers", nil, `controllers to run: "*" all, NAME one, -NAME not that one`)
+	f.BoolVar(&accounts, "use-service-account-credentials", true,
+		"each controller acts as its service account in kube-system; false: all as the kubeconfig's user, whose rights must then suffice")
 	f.StringSliceVar(&cluster.ClusterCIDRs, "cluster-cidr", []string{"10.244.0.0/16", "fd00:10:244::/56"}, "addresses of pods, as the server has them")
 	f.StringSliceVar(&cluster.ServiceCIDRs, "service-cidr", []string{"10.96.0.0/16", "fd00:10:96::/112"}, "addresses of Services, as the server has them")
 	f.StringVar(&cluster.ClusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")

@@ -4,12 +4,14 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,6 +25,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -162,6 +165,14 @@ const (
 kind: KubeSchedulerConfiguration
 leaderElection: {leaderElect: true, leaseDuration: 4s, renewDeadline: 3s, retryPeriod: 500ms}
 `
+	auditYML = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+  verbs: [create, update, patch, delete]
+- level: None
+`
 )
 
 // TestComponentsAloneFailOver runs API server, two controllers and two schedulers as processes of their own, under their own identities, and kills the
@@ -178,7 +189,12 @@ func TestComponentsAloneFailOver(t *testing.T) {
 	}
 	port := l.Addr().(*net.TCPAddr).Port
 	l.Close()
-	startCommand(t, dir, "apiserver", "apiserver", "--data-dir="+dir, "--bind-address=127.0.0.1", "--port="+strconv.Itoa(port), "--server-name=alone")
+	policy, audit := filepath.Join(dir, "audit.yaml"), filepath.Join(dir, "audit.log")
+	if err := os.WriteFile(policy, []byte(auditYML), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	startCommand(t, dir, "apiserver", "apiserver", "--data-dir="+dir, "--bind-address=127.0.0.1", "--port="+strconv.Itoa(port), "--server-name=alone",
+		"--audit-policy-file="+policy, "--audit-log-path="+audit)
 	pki := filepath.Join(dir, "server", "pki")
 	var client kubernetes.Interface
 	await.Nil(t, time.Minute, func() error {
@@ -243,6 +259,7 @@ func TestComponentsAloneFailOver(t *testing.T) {
 		t.Errorf("pods were bound twice: %v", seen.changed)
 	}
 	seen.mu.Unlock()
+	testWhoWrote(t, client, audit)
 	for _, c := range others {
 		text, err := os.ReadFile(c.log)
 		if err != nil {
@@ -254,6 +271,65 @@ func TestComponentsAloneFailOver(t *testing.T) {
 			}
 		}
 	}
+}
+
+// testWhoWrote looks into the audit log, managedFields and events for the controllers' own identities.
+func testWhoWrote(t *testing.T, client kubernetes.Interface, audit string) {
+	t.Helper()
+	text, err := os.ReadFile(audit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writers := map[string]map[string]bool{} // who did "create replicasets"
+	for line := range strings.Lines(string(text)) {
+		var e auditv1.Event
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("audit log: %v in %s", err, line)
+		}
+		if e.ObjectRef == nil {
+			continue
+		}
+		what := e.Verb + " " + e.ObjectRef.Resource
+		if writers[what] == nil {
+			writers[what] = map[string]bool{}
+		}
+		writers[what][e.User.Username] = true
+		if e.User.Username == "system:kube-controller-manager" && !slices.Contains([]string{"leases", "serviceaccounts"}, e.ObjectRef.Resource) {
+			t.Errorf("the controller manager itself did %s %s/%s", what, e.ObjectRef.Namespace, e.ObjectRef.Name)
+		}
+	}
+	const accounts = "system:serviceaccount:kube-system:"
+	for what, want := range map[string][]string{
+		"create replicasets":     {accounts + "deployment-controller"},
+		"create pods":            {accounts + "replicaset-controller", accounts + "job-controller", "system:kube-scheduler"}, // the scheduler's are bindings
+		"create serviceaccounts": {accounts + "service-account-controller", "system:kube-controller-manager"},                // the manager's are the controllers' own, and their tokens
+	} {
+		for who := range writers[what] {
+			if !slices.Contains(want, who) {
+				t.Errorf("%s by %s, want %v", what, who, want)
+			}
+		}
+		if !writers[what][want[0]] {
+			t.Errorf("%s by %v, want %s among them", what, writers[what], want[0])
+		}
+	}
+	sets, err := client.AppsV1().ReplicaSets("default").List(t.Context(), metav1.ListOptions{})
+	if err != nil || len(sets.Items) == 0 {
+		t.Fatalf("replica sets: %v, %v", sets, err)
+	}
+	if m := sets.Items[0].ManagedFields; len(m) == 0 || m[0].Manager != "kube-controller-manager" {
+		t.Errorf("managedFields of a replica set: %+v, want the manager kube-controller-manager", m)
+	}
+	await.Nil(t, 30*time.Second, func() error {
+		events, err := client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "reason=ScalingReplicaSet"})
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(events.Items, func(e corev1.Event) bool { return e.Source.Component == "deployment-controller" }) {
+			return fmt.Errorf("%d events of a scaled ReplicaSet, none from the deployment-controller", len(events.Items))
+		}
+		return nil
+	})
 }
 
 func nodes(t *testing.T, client kubernetes.Interface) {

@@ -114,7 +114,7 @@ func sandboxUp(f *sandboxFlags) *cobra.Command {
 	cmd.Flags().BoolVar(&v6, "ipv6", false, "IPv6 only")
 	cmd.Flags().BoolVar(&dual, "dual", false, "IPv4 and IPv6")
 	cmd.Flags().BoolVar(&o.Routed, "overlay", false, "put each node on a link of its own, so that pods reach each other through the VXLAN overlay")
-	cmd.Flags().IntVar(&o.APIPort, "api-port", 6443, "port of 127.0.0.1 at which the first server's API is reached")
+	cmd.Flags().IntVar(&o.APIPort, "api-port", 6443, "port of 127.0.0.1 at which the API is reached, at whichever server lives; of several servers, each is at one of the next ports alone")
 	cmd.Flags().StringSliceVar(&o.Images, "image", nil, "image archive that every node imports (repeatable)")
 	cmd.Flags().StringArrayVar(&o.ExtraArgs, "node-arg", nil, "further argument for every server and agent (repeatable)")
 	cmd.Flags().DurationVar(&o.Timeout, "timeout", 0, "longest wait for the API server, and for the nodes (default 2m, with --kernel 10m)")

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -83,7 +85,7 @@ func (o *serverOptions) run(ctx context.Context) error {
 	return server.Run(ctx, cfg)
 }
 
-// runControllers runs the controllers under their own identity while this server holds their lease. Its name in the lease is the server's, so that a
+// runControllers runs the controllers, each as its service account, while this server holds their lease. Its name in the lease is the server's, so that a
 // server that was killed goes on at once.
 func (o *serverOptions) runControllers(ctx context.Context, env server.Env) error {
 	settings, err := controllerSettings(env.Config, env.Keys.CAFile())
@@ -93,6 +95,9 @@ func (o *serverOptions) runControllers(ctx context.Context, env server.Env) erro
 	settings.LoadBalancerPools = o.loadBalancerPools
 	return controllers.Run(ctx, controllers.Config{
 		RESTConfig: env.ClientAs(user.KubeControllerManager), Controllers: o.controllers, Settings: settings,
+		Account: func(account string) (*rest.Config, error) {
+			return env.ClientAs(serviceaccount.MakeUsername(metav1.NamespaceSystem, account)), nil
+		},
 		LeaderElection: &controllers.LeaderElection{Name: controllersLease, Identity: env.Config.Name},
 	})
 }

@@ -29,6 +29,7 @@ func (p provider) HasClusterID() bool                               { return tru
 // New returns the controller that gives Services of type LoadBalancer, without a loadBalancerClass, their addresses. Without pools such
 // Services stay pending and an event says why. Pools that are no CIDRs are an error of Run; check them with NewPools before.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("service-controller", "service-controller")
 	pools, err := NewPools(c.Settings.LoadBalancerPools)
 	if err != nil {
 		return failed{err}

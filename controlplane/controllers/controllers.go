@@ -22,12 +22,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
-	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/metadata/metadatainformer"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
@@ -43,6 +39,9 @@ import (
 type Config struct {
 	// RESTConfig reaches the API server. Without QPS the client does not limit itself: the server's priority and fairness does.
 	RESTConfig *rest.Config
+	// Account gives each controller the configuration of its service account in kube-system (see Accounts), so that it may do what its role says and audit logs
+	// tell it from the others. RESTConfig then only reads, for the informers, and holds the Lease. Nil: all controllers are who RESTConfig is.
+	Account func(account string) (*rest.Config, error)
 	// Controllers selects by name: "*" all, "name" one, "-name" not that one. Empty means all.
 	Controllers []string
 	// Settings are the cluster-wide values.
@@ -65,13 +64,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.RealClock{}
 	}
-	config := rest.CopyConfig(cfg.RESTConfig)
-	if config.QPS == 0 {
-		config.QPS = -1
-	}
-	if config.UserAgent == "" {
-		config.UserAgent = "fairlead-controllers"
-	}
+	config := withDefaults(cfg.RESTConfig)
 	term := func(ctx context.Context) {
 		if err := runTerm(ctx, cfg, config, selected); err != nil && ctx.Err() == nil {
 			klog.FromContext(ctx).Error(err, "Controllers could not start")
@@ -85,11 +78,11 @@ func Run(ctx context.Context, cfg Config) error {
 
 // runTerm builds clients and informers and runs the controllers until ctx ends.
 func runTerm(ctx context.Context, cfg Config, config *rest.Config, selected []Registration) error {
-	c, stopEvents, err := newContext(ctx, cfg, config)
+	c, own, err := newContext(ctx, cfg, config)
 	if err != nil {
 		return err
 	}
-	defer stopEvents()
+	defer own.broadcaster.Shutdown()
 	served, err := waitForTypes(ctx, c.Discovery)
 	if err != nil {
 		return err
@@ -102,6 +95,9 @@ func runTerm(ctx context.Context, cfg Config, config *rest.Config, selected []Re
 			continue
 		}
 		running[r.Name] = r.New(c)
+	}
+	if own.failed != nil {
+		return own.failed
 	}
 	c.Informers.StartWithContext(ctx)
 	c.MetadataInformers.Start(ctx.Done())
@@ -121,38 +117,32 @@ func runTerm(ctx context.Context, cfg Config, config *rest.Config, selected []Re
 	return nil
 }
 
-// newContext builds what controllers share. The returned function ends the event broadcaster.
-func newContext(ctx context.Context, cfg Config, config *rest.Config) (*controller.Context, func(), error) {
-	typed := rest.CopyConfig(config) // built-in types travel as protobuf, custom ones cannot
-	typed.ContentType, typed.AcceptContentTypes = "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf,application/json"
-	client, err := kubernetes.NewForConfig(typed)
+// newContext builds what controllers share, and what gives each its own. The caller ends the broadcaster.
+func newContext(ctx context.Context, cfg Config, config *rest.Config) (*controller.Context, *accounts, error) {
+	shared, err := newClients(config)
 	if err != nil {
-		return nil, nil, fmt.Errorf("client: %w", err)
-	}
-	dyn, err := dynamic.NewForConfig(config)
-	if err != nil {
-		return nil, nil, fmt.Errorf("dynamic client: %w", err)
-	}
-	md, err := metadata.NewForConfig(config)
-	if err != nil {
-		return nil, nil, fmt.Errorf("metadata client: %w", err)
+		return nil, nil, err
 	}
 	disco, err := discovery.NewDiscoveryClientForConfig(config)
 	if err != nil {
 		return nil, nil, fmt.Errorf("discovery client: %w", err)
 	}
-	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
-	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
+	own := &accounts{
+		config: cfg.Account, broadcaster: record.NewBroadcaster(record.WithContext(ctx)), sinks: newSinks(shared.typed), known: map[string]known{},
+	}
+	own.broadcaster.StartRecordingToSink(own.sinks)
 	return &controller.Context{
-		Client: client, Dynamic: dyn, Metadata: md, Discovery: disco,
+		Client: shared.typed, Dynamic: shared.dynamic, Metadata: shared.metadata, Discovery: disco,
 		Mapper:            restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(disco)),
 		RESTConfig:        config,
-		Informers:         informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim)),
-		MetadataInformers: metadatainformer.NewSharedInformerFactoryWithOptions(md, 0, metadatainformer.WithTransform(trim)),
-		Events:            broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "fairlead-controllers"}),
+		Reader:            shared.typed,
+		Informers:         informers.NewSharedInformerFactoryWithOptions(shared.typed, 0, informers.WithTransform(trim)),
+		MetadataInformers: metadatainformer.NewSharedInformerFactoryWithOptions(shared.metadata, 0, metadatainformer.WithTransform(trim)),
+		Events:            own.broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: manager}),
 		Clock:             cfg.Clock,
 		Settings:          cfg.Settings,
-	}, broadcaster.Shutdown, nil
+		Identify:          own.identify,
+	}, own, nil
 }
 
 // trim drops managedFields from what informers keep: no controller reads them, and they are often half of an object. An update without them leaves the

@@ -16,7 +16,7 @@ import (
 
 // LeaderElection describes the Lease of which one process at a time holds the right to work.
 type LeaderElection struct {
-	Namespace, Name string // empty: kube-system, fairlead-controllers
+	Namespace, Name string // empty: kube-system, kube-controller-manager
 	Identity        string // unique per process
 	// LeaseDuration is how long a dead leader blocks the others; RenewDeadline how long a live one tries before it steps down; RetryPeriod how often
 	// each tries. Zero values mean 15 s, 10 s and 2 s.
@@ -36,7 +36,7 @@ func (e LeaderElection) withDefaults() LeaderElection {
 		e.Namespace = metav1.NamespaceSystem
 	}
 	if e.Name == "" {
-		e.Name = "fairlead-controllers"
+		e.Name = manager
 	}
 	return e
 }
@@ -48,7 +48,9 @@ func lead(ctx context.Context, e LeaderElection, config *rest.Config, term func(
 	if e.Identity == "" {
 		return fmt.Errorf("leader election needs an identity that is unique per process")
 	}
-	client, err := kubernetes.NewForConfig(rest.AddUserAgent(config, "leader-election"))
+	config = rest.CopyConfig(config)
+	config.UserAgent = userAgent("leader-election")
+	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return err
 	}

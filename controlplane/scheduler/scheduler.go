@@ -89,7 +89,7 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 		rc := rest.CopyConfig(cfg.RESTConfig)
 		settings.applyConnection(rc)
-		rest.AddUserAgent(rc, "scheduler")
+		rc.UserAgent = "kube-scheduler/fairlead" // what stands before the slash owns the fields that are written
 		if cfg.Client, err = kubernetes.NewForConfig(rc); err != nil {
 			return fmt.Errorf("scheduler: client: %w", err)
 		}

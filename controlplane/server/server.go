@@ -14,6 +14,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/client-go/kubernetes"
@@ -34,7 +35,7 @@ type Env struct {
 	Config Config
 	// Client is a client configuration with all rights that reaches the server by function calls; a component makes a copy and names itself in UserAgent.
 	Client *rest.Config
-	// ClientAs is Client with the rights of the user of that name alone.
+	// ClientAs is Client with the rights of the user of that name alone, which may be a service account's.
 	ClientAs func(user string) *rest.Config
 	// Pods is the API server's own informer of pods, without managed fields. It runs as long as the server: a component that reads all pods registers its
 	// handlers there instead of keeping them a second time.
@@ -146,7 +147,11 @@ func Run(ctx context.Context, cfg Config) error {
 
 func localAs(api *apiserver.Server) func(string) *rest.Config {
 	return func(name string) *rest.Config {
-		return api.LocalAs(&user.DefaultInfo{Name: name, Groups: []string{user.AllAuthenticated}})
+		who := &user.DefaultInfo{Name: name, Groups: []string{user.AllAuthenticated}}
+		if namespace, _, err := serviceaccount.SplitUsername(name); err == nil {
+			who.Groups = append(serviceaccount.MakeGroupNames(namespace), who.Groups...)
+		}
+		return api.LocalAs(who)
 	}
 }
 

@@ -15,7 +15,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -102,7 +104,29 @@ func run(m *testing.M) (code int, err error) {
 	if err := s.Sample(ctx, manifest, os.Stdout); err != nil {
 		return 1, err
 	}
-	return m.Run(), nil
+	code = m.Run()
+	if err := noneRefused(s, "server-1"); err != nil {
+		return 1, err
+	}
+	return code, nil
+}
+
+// refusal is how the API server tells a controller that its role does not allow something.
+var refusal = regexp.MustCompile(`forbidden: User \\?"system:serviceaccount:kube-system:[^"]*`)
+
+// noneRefused looks through the log of a server for what its controllers were not allowed: their roles must suffice for all that the tests have made them do.
+func noneRefused(s *sandbox.Sandbox, server string) error {
+	text, err := os.ReadFile(s.LogFile(server))
+	if err != nil {
+		return err
+	}
+	var refused []error
+	for line := range strings.Lines(string(text)) {
+		if refusal.MatchString(line) {
+			refused = append(refused, fmt.Errorf("a controller's role does not suffice: %s", strings.TrimSpace(line)))
+		}
+	}
+	return errors.Join(refused...)
 }
 
 // kubectl runs the embedded kubectl and returns its standard output. It also serves cleanups, where the test's context has ended.

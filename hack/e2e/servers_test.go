@@ -26,7 +26,8 @@ import (
 var serversPort = testcluster.Port(200)
 
 // TestAnyOfThreeServersMayDie kills each of three servers in turn, under writes and under service load: the API answers again within seconds, no
-// acknowledged write is lost, another server leads, an agent goes on with another server, no request to the service fails, and the killed one returns.
+// acknowledged write is lost, another server leads, an agent goes on with another server, no request to the service fails, the kubeconfig goes on working as it
+// is, and the killed one returns.
 func TestAnyOfThreeServersMayDie(t *testing.T) {
 	s := testcluster.New(t, "servers")
 	images, err := testcluster.Images(filepath.Dir(env.bin))
@@ -45,7 +46,7 @@ func TestAnyOfThreeServersMayDie(t *testing.T) {
 	}
 	c := &threeServers{sandbox: s, acknowledged: map[string]string{}}
 	for i := range 3 {
-		c.clients = append(c.clients, clientAt(t, s, serversPort+i))
+		c.clients = append(c.clients, clientAt(t, s, serversPort+1+i))
 	}
 	svc, err := c.clients[0].CoreV1().Services("sample").Get(t.Context(), "web", metav1.GetOptions{})
 	if err != nil {
@@ -61,6 +62,11 @@ func TestAnyOfThreeServersMayDie(t *testing.T) {
 			}
 			wantNoLoss(t, load.name, r)
 		})
+	}
+	for i := range 3 {
+		if err := noneRefused(s, fmt.Sprintf("server-%d", i+1)); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -108,6 +114,7 @@ func (c *threeServers) killAndReturn(t *testing.T, victim int) {
 		})
 		t.Logf("%s killed: survivor %d took a write after %s", name, i, time.Since(killed).Round(time.Millisecond))
 	}
+	c.kubeconfigWorks(t)
 	for _, lease := range []string{"kube-controller-manager", "kube-scheduler"} {
 		eventually(t, 30*time.Second, func() error { return notHeldBy(alive[0], lease, name) })
 	}
@@ -126,6 +133,16 @@ func (c *threeServers) killAndReturn(t *testing.T, victim int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t.Logf("%s is back and has all %d acknowledged writes", name, len(c.acknowledged))
+}
+
+// kubeconfigWorks asks with the sandbox's own kubeconfig, a connection each time. The dead server takes none, so not one request may fail.
+func (c *threeServers) kubeconfigWorks(t *testing.T) {
+	t.Helper()
+	for range 20 {
+		if _, err := clientAt(t, c.sandbox, serversPort).CoreV1().Namespaces().Get(t.Context(), "default", metav1.GetOptions{}); err != nil {
+			t.Errorf("with the kubeconfig as it was written: %v", err)
+		}
+	}
 }
 
 func (c *threeServers) write(prefix string, client kubernetes.Interface, stop <-chan struct{}) {

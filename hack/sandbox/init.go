@@ -31,7 +31,7 @@ type InitConfig struct {
 	Env    []string `json:"env"`
 }
 
-// listenFD is the descriptor of the inherited API listener, as systemd's socket activation passes it (sd_listen_fds(3)).
+// listenFD is the descriptor of the first inherited API listener, as systemd's socket activation passes them (sd_listen_fds(3)).
 const listenFD = 3
 
 // systemCgroup holds, below the host's cgroup, all of its processes that are no pod's. In version 2 a cgroup with processes cannot pass controllers on,
@@ -65,9 +65,11 @@ func RunInit(arg string) error {
 		return err
 	}
 	in := &initProcess{cfg: cfg}
-	if os.Getenv("LISTEN_FDS") == "1" {
-		in.listener = os.NewFile(listenFD, "api")
-		unix.CloseOnExec(listenFD)
+	if count, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil {
+		for fd := listenFD; fd < listenFD+count; fd++ {
+			in.listeners = append(in.listeners, os.NewFile(uintptr(fd), "api"))
+			unix.CloseOnExec(fd)
+		}
 	}
 	go in.serve(ctl)
 	fmt.Println("ready")
@@ -126,8 +128,8 @@ func becomeHost(cfg InitConfig) error {
 
 // initProcess supervises one main process.
 type initProcess struct {
-	cfg      InitConfig
-	listener *os.File
+	cfg       InitConfig
+	listeners []*os.File
 
 	mu      sync.Mutex
 	main    *exec.Cmd
@@ -155,9 +157,9 @@ func (in *initProcess) start() error {
 	cmd := exec.Command(in.cfg.Main[0], in.cfg.Main[1:]...)
 	cmd.Env = append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}, in.cfg.Env...)
 	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, "/"
-	if in.listener != nil {
-		cmd.ExtraFiles = []*os.File{in.listener}
-		cmd.Env = append(cmd.Env, "LISTEN_FDS=1", "LISTEN_FDNAMES=api")
+	if n := len(in.listeners); n > 0 {
+		cmd.ExtraFiles = in.listeners
+		cmd.Env = append(cmd.Env, "LISTEN_FDS="+strconv.Itoa(n))
 	}
 	if err := cmd.Start(); err != nil {
 		return err

@@ -89,7 +89,11 @@ func (s *Sandbox) preflight(m machine, t Topology, o UpOptions) ([]*os.File, err
 			problem("image archive: %w; `make images` builds the sample's", err)
 		}
 	}
-	listeners, err := listen(o.APIPort, o.Servers)
+	ports := 1
+	if o.Servers > 1 {
+		ports += o.Servers
+	}
+	listeners, err := listen(o.APIPort, ports)
 	if err != nil {
 		problems = append(problems, err)
 	}
@@ -102,7 +106,8 @@ func (s *Sandbox) preflight(m machine, t Topology, o UpOptions) ([]*os.File, err
 	return listeners, nil
 }
 
-// listen opens count consecutive ports of 127.0.0.1.
+// listen opens count consecutive ports of 127.0.0.1: the first is for all servers together, so that whoever lives answers there, and with several servers each has
+// one more of its own.
 func listen(port, count int) ([]*os.File, error) {
 	var files []*os.File
 	for i := range count {

@@ -34,7 +34,7 @@ func Open(dir, name string) (*Sandbox, error) {
 // State is what is written down about a running sandbox.
 type State struct {
 	Topology Topology       `json:"topology"`
-	APIPort  int            `json:"apiPort"` // of 127.0.0.1 on the host, the first server's; the others follow
+	APIPort  int            `json:"apiPort"` // of 127.0.0.1 on the host: any server answers there, of several the i-th alone at APIPort+i
 	Created  time.Time      `json:"created"`
 	Inits    map[string]int `json:"inits"` // host name -> pid of its init in the host's pid namespace
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -96,11 +97,14 @@ func (s *Sandbox) Up(ctx context.Context, o UpOptions) error {
 				return err
 			}
 		}
-		var listener *os.File
+		var own []*os.File
 		if i := serverIndex(topo, h); i >= 0 {
-			listener = listeners[i]
+			own = append(own, listeners[0])
+			if o.Servers > 1 {
+				own = append(own, listeners[1+i])
+			}
 		}
-		pid, err := s.startInit(h, topo, o, s.mainArgs(h, topo, o), listener)
+		pid, err := s.startInit(h, topo, o, s.mainArgs(h, topo, o), own)
 		if err != nil {
 			return fmt.Errorf("start host %s: %w", h.Name, err)
 		}
@@ -231,7 +235,7 @@ func serverIndex(t Topology, h Host) int {
 }
 
 // startInit starts the init of h in fresh namespaces and waits until the host is set up. It returns the init's pid.
-func (s *Sandbox) startInit(h Host, t Topology, o UpOptions, main []string, listener *os.File) (int, error) {
+func (s *Sandbox) startInit(h Host, t Topology, o UpOptions, main []string, listeners []*os.File) (int, error) {
 	dir := s.nodeDir(h.Name)
 	if err := writeEtc(dir, h, t); err != nil {
 		return 0, err
@@ -263,9 +267,9 @@ func (s *Sandbox) startInit(h Host, t Topology, o UpOptions, main []string, list
 	defer ready.Close()
 	cmd := exec.Command(o.Binary, "sandbox", "init", string(cfg))
 	cmd.Stdout, cmd.Stderr, cmd.Env = w, log, os.Environ()
-	if listener != nil {
-		cmd.ExtraFiles = []*os.File{listener}
-		cmd.Env = append(cmd.Env, "LISTEN_FDS=1")
+	if len(listeners) > 0 {
+		cmd.ExtraFiles = listeners
+		cmd.Env = append(cmd.Env, "LISTEN_FDS="+strconv.Itoa(len(listeners)))
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET,

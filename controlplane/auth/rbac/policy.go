@@ -40,8 +40,6 @@ type Policy struct {
 const (
 	aggregateLabel   = "rbac.authorization.k8s.io/aggregate-to-"
 	controllerPrefix = "system:controller:"
-	// ControllerManagerRole lets the one process that runs all controllers act as any of them.
-	ControllerManagerRole = "fairlead:controller-manager"
 )
 
 // DefaultPolicy returns Kubernetes' default roles and bindings and Fairlead's own.
@@ -60,7 +58,6 @@ func DefaultPolicy() (*Policy, error) {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	p.addControllerManager()
 	p.mark()
 	return p, nil
 }
@@ -234,29 +231,6 @@ func parseRule(words []string) (r rbacv1.PolicyRule, err error) {
 		r.ResourceNames = strings.Split(words[4], ",")
 	}
 	return r, nil
-}
-
-// addControllerManager gives the user system:kube-controller-manager the rules of every controller, because here they all run in one
-// process with one identity.
-func (p *Policy) addControllerManager() {
-	all := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: ControllerManagerRole}}
-	for _, r := range p.ClusterRoles {
-		if strings.HasPrefix(r.Name, controllerPrefix) {
-			all.Rules = append(all.Rules, r.Rules...)
-		}
-	}
-	p.ClusterRoles = append(p.ClusterRoles, all)
-	p.ClusterRoleBindings = append(p.ClusterRoleBindings, &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: ControllerManagerRole},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "system:kube-controller-manager"}},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: ControllerManagerRole},
-	})
-	// Bootstrap tokens and cluster-info are namespaced: the same rules, in the same namespaces.
-	for _, b := range p.RoleBindings {
-		if strings.HasPrefix(b.Name, controllerPrefix) {
-			b.Subjects = append(b.Subjects, rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "system:kube-controller-manager"})
-		}
-	}
 }
 
 // mark gives every object the label and annotation by which Kubernetes knows its defaults and keeps them up to date.

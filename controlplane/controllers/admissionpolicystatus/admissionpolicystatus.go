@@ -27,6 +27,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("validatingadmissionpolicy-status-controller", "validatingadmissionpolicy-status-controller")
 	policies := c.Informers.Admissionregistration().V1().ValidatingAdmissionPolicies()
 	l := &loop{
 		c: c, policies: policies.Lister(), synced: policies.Informer().HasSynced,

@@ -51,6 +51,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("attachdetach-controller", "attachdetach-controller")
 	pods, nodes := c.Informers.Core().V1().Pods(), c.Informers.Core().V1().Nodes()
 	claims, volumes := c.Informers.Core().V1().PersistentVolumeClaims(), c.Informers.Core().V1().PersistentVolumes()
 	drivers, attachments := c.Informers.Storage().V1().CSIDrivers(), c.Informers.Storage().V1().VolumeAttachments()

@@ -34,6 +34,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("bootstrap-signer", "bootstrap-signer")
 	l := &loop{c: c, tokens: tokencleaner.Tokens(c.Client)}
 	l.maps = coreinformers.NewFilteredConfigMapInformer(c.Client, metav1.NamespacePublic, 0, cache.Indexers{}, func(o *metav1.ListOptions) {
 		o.FieldSelector = fields.OneTermEqualSelector("metadata.name", api.ConfigMapClusterInfo).String()

@@ -58,6 +58,7 @@ type Controller struct {
 
 // New registers the controller's event handlers.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("cluster-dns-controller", "cluster-dns-controller")
 	nodes, services, endpointSlices := c.Informers.Core().V1().Nodes(), c.Informers.Core().V1().Services(), c.Informers.Discovery().V1().EndpointSlices()
 	d := &Controller{ctx: c, nodes: nodes.Lister(), services: services.Lister(), slices: endpointSlices.Lister()}
 	d.queue = c.Queue("clusterdns", d.sync)

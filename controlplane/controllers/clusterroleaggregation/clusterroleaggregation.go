@@ -28,6 +28,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("clusterrole-aggregation-controller", "clusterrole-aggregation-controller")
 	roles := c.Informers.Rbac().V1().ClusterRoles()
 	l := &loop{c: c, roles: roles.Lister(), synced: roles.Informer().HasSynced}
 	l.queue = c.Queue("clusterroleaggregation", l.sync)

@@ -36,7 +36,8 @@ type Controller interface {
 	Run(ctx context.Context) error
 }
 
-// Context carries what controllers share: clients, informers, clock, events, and the cluster's settings.
+// Context carries what controllers share: clients, informers, clock, events, and the cluster's settings. Clients, RESTConfig and Events belong to the account that
+// As named last; before, to the process.
 type Context struct {
 	Client     kubernetes.Interface
 	Dynamic    dynamic.Interface
@@ -45,12 +46,26 @@ type Context struct {
 	Mapper     meta.ResettableRESTMapper
 	RESTConfig *rest.Config // nil in tests with fake clients
 
+	Reader            kubernetes.Interface // what the informers read with: it may list and watch everything, whatever the account
 	Informers         informers.SharedInformerFactory
 	MetadataInformers metadatainformer.SharedInformerFactory
 
 	Events   record.EventRecorder
 	Clock    clock.WithTicker
 	Settings Settings
+
+	// Identify gives a copy of a Context the clients of the service account of that name in kube-system, and events from source. Nil leaves them as they are.
+	Identify func(c *Context, account, source string)
+}
+
+// As returns c for a controller that acts as the service account of that name in kube-system, so that it has no more rights than its role, and whose events
+// come from source. The names are those of Kubernetes' controllers.
+func (c *Context) As(account, source string) *Context {
+	own := *c
+	if c.Identify != nil {
+		c.Identify(&own, account, source)
+	}
+	return &own
 }
 
 // Settings are the cluster-wide values that controllers need.

@@ -110,8 +110,10 @@ func (a *API) client(before func(clienttesting.Action) error, lag *Lag) *fake.Cl
 func (a *API) Context(client *fake.Clientset) (*controller.Context, *Events) {
 	events := &Events{}
 	md := metadataClient{client}
+	anything := func(clienttesting.Action) error { return nil }
 	return &controller.Context{
-		Client: client, Dynamic: scales(client), Metadata: md, Discovery: Discovery(), Mapper: newMapper(),
+		Client: client, Dynamic: scales(client, anything), Metadata: md, Discovery: Discovery(), Mapper: newMapper(),
+		Identify: a.identify, Reader: client,
 		Informers: informers.NewSharedInformerFactory(client, 0), MetadataInformers: metadatainformer.NewSharedInformerFactory(md, 0),
 		Events: events, Clock: clock.RealClock{}, Settings: controller.Settings{Workers: 2},
 	}, events

@@ -79,13 +79,16 @@ func newMapper() mapper {
 	return mapper{m}
 }
 
-// scales is a dynamic client that reads the scale subresource of what client holds, and nothing else.
-func scales(client *fake.Clientset) dynamic.Interface {
+// scales is a dynamic client that reads the scale subresource of what client holds, as far as may allows it, and nothing else.
+func scales(client *fake.Clientset, may func(clienttesting.Action) error) dynamic.Interface {
 	d := dynamicfake.NewSimpleDynamicClient(runtime.NewScheme())
 	d.PrependReactor("get", "*", func(a clienttesting.Action) (bool, runtime.Object, error) {
 		get, ok := a.(clienttesting.GetAction)
 		if !ok || a.GetSubresource() != "scale" {
 			return false, nil, nil
+		}
+		if err := may(a); err != nil {
+			return true, nil, err
 		}
 		obj, err := client.Invokes(clienttesting.NewGetAction(a.GetResource(), a.GetNamespace(), get.GetName()), nil)
 		if err != nil {

@@ -41,6 +41,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("cronjob-controller", "cronjob-controller")
 	crons, jobs := c.Informers.Batch().V1().CronJobs(), c.Informers.Batch().V1().Jobs()
 	l := &loop{
 		c: c, crons: crons.Lister(), jobsOf: controller.OwnedBy[*batchv1.Job](jobs.Informer()), writes: controller.NewWrites(c.Clock),

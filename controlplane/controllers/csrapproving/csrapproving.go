@@ -40,6 +40,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("certificate-controller", "certificate-controller")
 	requests, nodes := c.Informers.Certificates().V1().CertificateSigningRequests(), c.Informers.Core().V1().Nodes()
 	l := &loop{
 		c: c, requests: requests.Lister(), nodes: nodes.Lister(),

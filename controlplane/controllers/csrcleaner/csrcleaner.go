@@ -32,6 +32,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("certificate-controller", "certificate-controller")
 	requests := c.Informers.Certificates().V1().CertificateSigningRequests()
 	l := &loop{c: c, requests: requests.Lister(), synced: requests.Informer().HasSynced}
 	l.queue = c.Queue("csrcleaner", l.sync)

@@ -45,6 +45,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("daemon-set-controller", "daemonset-controller")
 	daemons, pods, nodes := c.Informers.Apps().V1().DaemonSets(), c.Informers.Core().V1().Pods(), c.Informers.Core().V1().Nodes()
 	revisions := c.Informers.Apps().V1().ControllerRevisions()
 	l := &loop{

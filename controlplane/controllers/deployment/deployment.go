@@ -40,6 +40,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("deployment-controller", "deployment-controller")
 	deployments, sets, pods := c.Informers.Apps().V1().Deployments(), c.Informers.Apps().V1().ReplicaSets(), c.Informers.Core().V1().Pods()
 	l := &loop{
 		c: c, deployments: deployments.Lister(), sets: sets.Lister(),

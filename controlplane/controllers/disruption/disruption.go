@@ -46,6 +46,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("disruption-controller", "controllermanager")
 	budgets, pods, sets := c.Informers.Policy().V1().PodDisruptionBudgets(), c.Informers.Core().V1().Pods(), c.Informers.Apps().V1().ReplicaSets()
 	l := &loop{
 		c: c, budgets: budgets.Lister(), pods: pods.Lister(), sets: sets.Lister(),

@@ -45,6 +45,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("endpoint-controller", "endpoint-controller")
 	services, pods, endpoints := c.Informers.Core().V1().Services(), c.Informers.Core().V1().Pods(), c.Informers.Core().V1().Endpoints()
 	l := &loop{
 		c: c, services: services.Lister(), pods: pods.Lister(), endpoints: endpoints.Lister(),

@@ -52,6 +52,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("endpointslice-controller", "endpoint-slice-controller")
 	services, pods, nodes := c.Informers.Core().V1().Services(), c.Informers.Core().V1().Pods(), c.Informers.Core().V1().Nodes()
 	slices := c.Informers.Discovery().V1().EndpointSlices()
 	metrics.RegisterMetrics()

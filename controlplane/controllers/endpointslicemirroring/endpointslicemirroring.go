@@ -48,6 +48,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("endpointslicemirroring-controller", "endpoint-slice-mirroring-controller")
 	endpoints, services, slices := c.Informers.Core().V1().Endpoints(), c.Informers.Core().V1().Services(), c.Informers.Discovery().V1().EndpointSlices()
 	l := &loop{
 		c: c, endpoints: endpoints.Lister(), services: services.Lister(), slices: slices.Lister(),

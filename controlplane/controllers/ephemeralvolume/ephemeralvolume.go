@@ -29,6 +29,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("ephemeral-volume-controller", "ephemeral_volume")
 	pods, claims := c.Informers.Core().V1().Pods(), c.Informers.Core().V1().PersistentVolumeClaims()
 	l := &loop{c: c, pods: pods.Lister(), claims: claims.Lister(), synced: []cache.InformerSynced{pods.Informer().HasSynced, claims.Informer().HasSynced}}
 	l.queue = c.Queue("ephemeralvolume", l.sync)

@@ -45,6 +45,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("generic-garbage-collector", "garbage-collector-controller")
 	l := &loop{c: c}
 	l.checks = c.Queue("garbagecollector_check", l.check)
 	l.orphans = c.Queue("garbagecollector_orphan", l.orphan)

@@ -50,6 +50,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("job-controller", "job-controller")
 	jobs, pods := c.Informers.Batch().V1().Jobs(), c.Informers.Core().V1().Pods()
 	l := &loop{
 		c: c, jobs: jobs.Lister(), podList: pods.Lister(), podsOf: controller.OwnedBy[*corev1.Pod](pods.Informer()),

@@ -29,6 +29,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("namespace-controller", "namespace-controller")
 	namespaces, pods := c.Informers.Core().V1().Namespaces(), c.Informers.Core().V1().Pods()
 	l := &loop{
 		c: c, namespaces: namespaces.Lister(),

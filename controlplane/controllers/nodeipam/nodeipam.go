@@ -37,6 +37,7 @@ type loop struct {
 
 // New returns the controller. Settings that cannot be used make its Run fail.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("node-controller", "cidrAllocator")
 	nodes := c.Informers.Core().V1().Nodes()
 	l := &loop{c: c, nodes: nodes.Lister(), ready: nodes.Informer().HasSynced}
 	l.sets, l.failed = newSets(c.Settings)

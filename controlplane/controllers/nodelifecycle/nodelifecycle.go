@@ -58,8 +58,9 @@ type heartbeat struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("node-controller", "node-controller")
 	nodes, pods := c.Informers.Core().V1().Nodes(), c.Informers.Core().V1().Pods()
-	leases := coordinationinformers.NewLeaseInformer(c.Client, corev1.NamespaceNodeLease, 0, cache.Indexers{})
+	leases := coordinationinformers.NewLeaseInformer(c.Reader, corev1.NamespaceNodeLease, 0, cache.Indexers{})
 	l := &loop{
 		c: c, nodes: nodes.Lister(), podsOn: controller.PodsByNode(pods.Informer()), leases: leases,
 		seen: map[string]*heartbeat{}, zones: map[string]*zone{},

@@ -51,7 +51,10 @@ type loop struct {
 }
 
 // New returns the controller.
-func New(c *controller.Context) controller.Controller { return newLoop(c, newMetrics(c)) }
+func New(c *controller.Context) controller.Controller {
+	c = c.As("horizontal-pod-autoscaler", "horizontal-pod-autoscaler")
+	return newLoop(c, newMetrics(c))
+}
 
 func newLoop(c *controller.Context, m metrics) *loop {
 	scalers, pods := c.Informers.Autoscaling().V2().HorizontalPodAutoscalers(), c.Informers.Core().V1().Pods()

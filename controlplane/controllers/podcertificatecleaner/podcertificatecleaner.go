@@ -26,6 +26,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("podcertificaterequestcleaner-controller", "podcertificaterequestcleaner-controller")
 	requests := c.Informers.Certificates().V1().PodCertificateRequests()
 	l := &loop{c: c, requests: requests.Lister(), synced: requests.Informer().HasSynced}
 	l.queue = c.Queue("podcertificatecleaner", l.sync)

@@ -39,6 +39,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("pod-garbage-collector", "pod-garbage-collector")
 	pods, nodes := c.Informers.Core().V1().Pods(), c.Informers.Core().V1().Nodes()
 	return &loop{
 		c: c, pods: pods.Lister(), nodes: nodes.Lister(), absent: map[string]time.Time{},

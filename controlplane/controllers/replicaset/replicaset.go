@@ -49,6 +49,7 @@ type loop struct {
 
 // New returns the controller of ReplicaSets.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("replicaset-controller", "replicaset-controller")
 	gvk := appsv1.SchemeGroupVersion.WithKind("ReplicaSet")
 	return NewFor(c, Kind{
 		Name: "replicaset", GVK: gvk, Informer: c.Informers.Apps().V1().ReplicaSets().Informer(),

@@ -19,6 +19,7 @@ var gvk = corev1.SchemeGroupVersion.WithKind("ReplicationController")
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("replication-controller", "replication-controller")
 	return replicaset.NewFor(c, replicaset.Kind{
 		Name: "replicationcontroller", GVK: gvk, NoTerminating: true,
 		Informer: c.Informers.Core().V1().ReplicationControllers().Informer(),

@@ -40,6 +40,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("resource-claim-controller", "resource_claim")
 	pods := c.Informers.Core().V1().Pods()
 	claims, templates := c.Informers.Resource().V1().ResourceClaims(), c.Informers.Resource().V1().ResourceClaimTemplates()
 	l := &loop{

@@ -50,6 +50,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("resourcequota-controller", "resourcequota-controller")
 	quotas := c.Informers.Core().V1().ResourceQuotas()
 	l := &loop{
 		c: c, quotas: quotas.Lister(), watched: map[schema.GroupVersionResource]cache.SharedIndexInformer{},

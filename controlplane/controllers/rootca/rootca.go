@@ -36,8 +36,9 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("root-ca-cert-publisher", "root-ca-cert-publisher")
 	namespaces := c.Informers.Core().V1().Namespaces()
-	maps := coreinformers.NewFilteredConfigMapInformer(c.Client, metav1.NamespaceAll, 0, cache.Indexers{}, func(o *metav1.ListOptions) {
+	maps := coreinformers.NewFilteredConfigMapInformer(c.Reader, metav1.NamespaceAll, 0, cache.Indexers{}, func(o *metav1.ListOptions) {
 		o.FieldSelector = fields.OneTermEqualSelector("metadata.name", name).String()
 	})
 	l := &loop{

@@ -29,6 +29,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("service-account-controller", "service-account-controller")
 	namespaces, accounts := c.Informers.Core().V1().Namespaces(), c.Informers.Core().V1().ServiceAccounts()
 	l := &loop{
 		c: c, namespaces: namespaces.Lister(), accounts: accounts.Lister(),

@@ -38,6 +38,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("service-cidrs-controller", "service-cidrs-controller")
 	ranges, addresses := c.Informers.Networking().V1().ServiceCIDRs(), c.Informers.Networking().V1().IPAddresses()
 	l := &loop{
 		c: c, ranges: ranges.Lister(), addresses: addresses.Lister(),

@@ -43,6 +43,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("statefulset-controller", "statefulset-controller")
 	sets, pods, claims := c.Informers.Apps().V1().StatefulSets(), c.Informers.Core().V1().Pods(), c.Informers.Core().V1().PersistentVolumeClaims()
 	revisions := c.Informers.Apps().V1().ControllerRevisions()
 	l := &loop{

@@ -42,6 +42,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("storage-version-migrator-controller", "storage-version-migrator-controller")
 	migrations := c.Informers.Storagemigration().V1().StorageVersionMigrations()
 	l := &loop{c: c, migrations: migrations.Lister(), synced: migrations.Informer().HasSynced}
 	l.queue = c.Queue("storagemigration", l.sync)

@@ -34,6 +34,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("node-controller", "taint-eviction-controller")
 	nodes, pods := c.Informers.Core().V1().Nodes(), c.Informers.Core().V1().Pods()
 	l := &loop{
 		c: c, nodes: nodes.Lister(), pods: pods.Lister(), podsOn: controller.PodsByNode(pods.Informer()),

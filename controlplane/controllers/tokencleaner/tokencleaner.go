@@ -33,6 +33,7 @@ func Tokens(client kubernetes.Interface) cache.SharedIndexInformer {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("token-cleaner", "token-cleaner")
 	l := &loop{c: c, secrets: Tokens(c.Client)}
 	l.queue = c.Queue("tokencleaner", l.sync)
 	controller.On(l.secrets, l.queue.Enqueue)

@@ -26,6 +26,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("ttl-after-finished-controller", "ttl-after-finished-controller")
 	jobs := c.Informers.Batch().V1().Jobs()
 	l := &loop{c: c, jobs: jobs.Lister(), synced: jobs.Informer().HasSynced}
 	l.queue = c.Queue("ttlafterfinished", l.sync)

@@ -42,6 +42,7 @@ type loop struct {
 
 // New returns the controller.
 func New(c *controller.Context) controller.Controller {
+	c = c.As("persistent-volume-binder", "persistentvolume-controller")
 	claims, volumes, classes := c.Informers.Core().V1().PersistentVolumeClaims(), c.Informers.Core().V1().PersistentVolumes(), c.Informers.Storage().V1().StorageClasses()
 	l := &loop{
 		c: c, claimList: claims.Lister(), volumeList: volumes.Lister(), classes: classes.Lister(), writes: controller.NewWrites(c.Clock),

@@ -28,7 +28,8 @@ const (
 )
 
 type loop struct {
-	c               *controller.Context
+	c               *controller.Context // of the account that protects claims
+	volumesOf       *controller.Context // of the one that protects volumes
 	claims, volumes *controller.Queue
 	claimList       corelisters.PersistentVolumeClaimLister
 	volumeList      corelisters.PersistentVolumeLister
@@ -40,7 +41,9 @@ type loop struct {
 func New(c *controller.Context) controller.Controller {
 	claims, volumes, pods := c.Informers.Core().V1().PersistentVolumeClaims(), c.Informers.Core().V1().PersistentVolumes(), c.Informers.Core().V1().Pods()
 	l := &loop{
-		c: c, claimList: claims.Lister(), volumeList: volumes.Lister(), pods: PodsByClaim(pods.Informer()),
+		c:         c.As("pvc-protection-controller", "pvc-protection-controller"),
+		volumesOf: c.As("pv-protection-controller", "pv-protection-controller"),
+		claimList: claims.Lister(), volumeList: volumes.Lister(), pods: PodsByClaim(pods.Informer()),
 		synced: []cache.InformerSynced{claims.Informer().HasSynced, volumes.Informer().HasSynced, pods.Informer().HasSynced},
 	}
 	l.claims, l.volumes = c.Queue("pvcprotection", l.claim), c.Queue("pvprotection", l.volume)
@@ -158,7 +161,7 @@ func (l *loop) patchVolume(ctx context.Context, volume *corev1.PersistentVolume,
 	if err != nil {
 		return err
 	}
-	_, err = l.c.Client.CoreV1().PersistentVolumes().Patch(ctx, volume.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	_, err = l.volumesOf.Client.CoreV1().PersistentVolumes().Patch(ctx, volume.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 	return controller.IgnoreNotFound(err)
 }
 
