@@ -4,6 +4,7 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -59,6 +60,11 @@ func TestPublishedBehaviours(t *testing.T) {
 		{"Admission webhook, no control over webhook configuration objects", webhooksOverWebhooks},
 		{"Admission webhook, fail closed", failClosed},
 		{"Mutating Admission webhook, defaulting and pruning after it", afterMutation},
+		{"Admission webhook, list, update and delete mutating webhooks", changedWebhooks},
+		{"Admission webhook, ordered mutation", orderedMutation},
+		{"Admission webhook, deny attach, custom resources and their definitions", denied},
+		{"Admission webhook, mutate custom resource with different stored version", otherStoredVersion},
+		{"Custom Resource Definition, watch, status sub-resource and list", definitionsAsObjects},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, cfg, client) })
 	}
@@ -412,7 +418,7 @@ func mutator(t *testing.T, client kubernetes.Interface, name, patch string, rule
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = hooks.Delete(t.Context(), name, metav1.DeleteOptions{}) })
+	t.Cleanup(func() { _ = hooks.Delete(context.Background(), name, metav1.DeleteOptions{}) })
 }
 
 func webhooksOverWebhooks(t *testing.T, _ *rest.Config, client kubernetes.Interface) {
