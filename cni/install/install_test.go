@@ -24,7 +24,7 @@ import (
 type agent struct{ err error }
 
 func (a agent) Handle(context.Context, *wire.Request, *os.File) ([]byte, error) { return nil, a.err }
-func (a agent) Abandoned(context.Context, *wire.Request)                        {}
+func (a agent) Abandoned(context.Context, *wire.Request, []byte)                {}
 
 func listen(t *testing.T, path string) *net.UnixListener {
 	t.Helper()

@@ -20,8 +20,8 @@ import (
 // Handle returns the value of Response.Result, or an error; a *types.Error keeps its code, anything else becomes code 999.
 type Handler interface {
 	Handle(ctx context.Context, req *Request, netns *os.File) (result []byte, err error)
-	// Abandoned is told of an ADD that succeeded but whose plugin was gone when the answer was written.
-	Abandoned(ctx context.Context, req *Request)
+	// Abandoned is told of an ADD that succeeded, with Handle's result, but whose plugin was gone when the answer was written.
+	Abandoned(ctx context.Context, req *Request, result []byte)
 }
 
 // requestTimeout bounds the arrival of a request once a plugin has connected.
@@ -121,7 +121,7 @@ func serveConn(ctx context.Context, c *net.UnixConn, h Handler) {
 		gone = reply(c, resp) != nil
 	}
 	if gone && req.Command == Add && err == nil {
-		h.Abandoned(context.WithoutCancel(ctx), req)
+		h.Abandoned(context.WithoutCancel(ctx), req, result)
 	}
 	c.Close()
 	<-hangup

@@ -51,7 +51,7 @@ func (r *recorder) Handle(ctx context.Context, req *Request, netns *os.File) ([]
 	return json.Marshal(seen)
 }
 
-func (r *recorder) Abandoned(context.Context, *Request) {
+func (r *recorder) Abandoned(context.Context, *Request, []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.abandoned++

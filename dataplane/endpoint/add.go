@@ -230,6 +230,21 @@ func (s *Server) del(ctx context.Context, key string) error {
 	return s.delLocked(ctx, key)
 }
 
+// delPod is del for who decided on a pod that it saw: another that has come in its place, since the runtime tried again, stays.
+func (s *Server) delPod(ctx context.Context, pod *tables.LocalPod) error {
+	defer s.lock(pod.ID)()
+	if !s.stillThere(pod) {
+		return nil
+	}
+	return s.delLocked(ctx, pod.ID)
+}
+
+// stillThere says whether pod's row is the one that the caller saw. The caller holds the attachment's lock.
+func (s *Server) stillThere(pod *tables.LocalPod) bool {
+	now, _, ok := s.cfg.Tables.LocalPods.Get(s.cfg.Tables.DB.ReadTxn(), tables.LocalPodByID.Query(pod.ID))
+	return ok && now == pod
+}
+
 // delLocked removes the pod: its interface, its row and with it everything else in the kernel, then its addresses, last its file. Removing an absent pod returns nil.
 func (s *Server) delLocked(ctx context.Context, key string) error {
 	// The device goes first and here, not by the reconciler: the kernel takes an RCU barrier's time for it, and pods that end together need not wait for each other's.

@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
@@ -211,9 +213,17 @@ func (s *Server) full(err error) {
 	}
 }
 
-// Abandoned implements wire.Handler: nobody learned of the interface, so it goes.
-func (s *Server) Abandoned(ctx context.Context, req *wire.Request) {
-	if err := s.del(ctx, id(req.ContainerID, req.IfName)); err != nil {
+// Abandoned implements wire.Handler: nobody learned of the interface, so it goes. Another ADD that came meanwhile has replaced it already.
+func (s *Server) Abandoned(ctx context.Context, req *wire.Request, result []byte) {
+	pod, _, ok := s.cfg.Tables.LocalPods.Get(s.cfg.Tables.DB.ReadTxn(), tables.LocalPodByID.Query(id(req.ContainerID, req.IfName)))
+	made := new(types100.Result)
+	if !ok || json.Unmarshal(result, made) != nil {
+		return
+	}
+	if !pod.Chained && !slices.ContainsFunc(made.Interfaces, func(i *types100.Interface) bool { return i.Name == pod.HostIf }) {
+		return
+	}
+	if err := s.delPod(ctx, pod); err != nil {
 		klog.FromContext(ctx).Error(err, "Interface of an abandoned ADD stays until the sweep", "container", req.ContainerID)
 	}
 }
@@ -254,7 +264,7 @@ func (s *Server) gc(ctx context.Context, req *wire.Request) error {
 	var errs []error
 	for p := range s.cfg.Tables.LocalPods.All(s.cfg.Tables.DB.ReadTxn()) {
 		if p.Network == req.Network && !keep[p.ID] {
-			if err := s.del(ctx, p.ID); err != nil {
+			if err := s.delPod(ctx, p); err != nil {
 				errs = append(errs, err)
 			}
 		}

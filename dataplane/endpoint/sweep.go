@@ -84,7 +84,7 @@ func (s *Server) Sweep(ctx context.Context) error {
 // discard removes a pod as the sweep saw it. Meanwhile a runtime may have connected the same attachment anew, as after an agent's death: then the row is another, and stays.
 func (s *Server) discard(ctx context.Context, pod *tables.LocalPod, gone string) error {
 	defer s.lock(pod.ID)()
-	if now, _, _ := s.cfg.Tables.LocalPods.Get(s.cfg.Tables.DB.ReadTxn(), tables.LocalPodByID.Query(pod.ID)); now != pod {
+	if !s.stillThere(pod) {
 		return nil
 	}
 	klog.FromContext(ctx).Info("Removing a pod interface that nobody deleted", "id", pod.ID, "gone", gone)

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead/fairlead/cni/wire"
 	"github.com/fairlead/fairlead/dataplane/tables"
 )
 
@@ -79,5 +80,27 @@ func TestBucket(t *testing.T) {
 		if b := bucket(c.rate, c.burst); b.Burst != c.want || b.Tokens != c.want || b.Rate != c.rate {
 			t.Errorf("rate %d, burst %d: %+v, want a burst of %d", c.rate, c.burst, b, c.want)
 		}
+	}
+}
+
+// A runtime tries again while GC, or an abandoned ADD, is about to remove what the first try left.
+func TestASuccessorStays(t *testing.T) {
+	tab, err := tables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{cfg: Config{Tables: tab, DataDir: t.TempDir()}, busy: map[string]*attachment{}}
+	before, after := &tables.LocalPod{ID: "c/eth0", HostIf: "fl000000000001"}, &tables.LocalPod{ID: "c/eth0", HostIf: "fl000000000002"}
+	txn := tab.DB.WriteTxn(tab.LocalPods)
+	if _, _, err := tab.LocalPods.Insert(txn, after); err != nil {
+		t.Fatal(err)
+	}
+	txn.Commit()
+	if err := s.delPod(t.Context(), before); err != nil {
+		t.Error("delPod:", err)
+	}
+	s.Abandoned(t.Context(), &wire.Request{Attachment: wire.Attachment{ContainerID: "c", IfName: "eth0"}}, []byte(`{"cniVersion":"1.1.0","interfaces":[{"name":"fl000000000001"},{"name":"eth0"}]}`))
+	if now, _, ok := tab.LocalPods.Get(tab.DB.ReadTxn(), tables.LocalPodByID.Query("c/eth0")); !ok || now != after {
+		t.Errorf("the successor is gone: %v", now)
 	}
 }

@@ -26,6 +26,7 @@ func (n *node) peers() ([]health.Peer, error) {
 func TestHealth(t *testing.T) {
 	for name, shared := range map[string]bool{"native": true, "VXLAN": false} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			c := newCluster(t, route.Auto, shared)
 			c.start()
 			want := func(what string, up bool) {

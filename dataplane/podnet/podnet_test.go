@@ -83,6 +83,7 @@ func TestConnectivity(t *testing.T) {
 		"nodes behind a router, VXLAN": {route.Auto, false},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			c := newCluster(t, setup.mode, setup.shared)
 			c.start()
 			a, b, far := c.nodes[0].pod("a"), c.nodes[0].pod("b"), c.nodes[1].pod("far")

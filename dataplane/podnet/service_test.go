@@ -24,8 +24,12 @@ import (
 // and everything from outside.
 func TestServicesPerPacket(t *testing.T) {
 	for name, shared := range map[string]bool{"native": true, "VXLAN": false} {
-		t.Run(name, func(t *testing.T) { testServices(t, shared, false) })
-		t.Run(name+" without tcx", func(t *testing.T) { testServices(t, shared, true) })
+		for kernel, noTCX := range map[string]bool{"": false, " without tcx": true} {
+			t.Run(name+kernel, func(t *testing.T) {
+				t.Parallel()
+				testServices(t, shared, noTCX)
+			})
+		}
 	}
 }
 

@@ -3,12 +3,14 @@
 package podnet
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -65,6 +67,7 @@ func ping(t testing.TB, from *nettest.NS, to netip.Addr, args ...string) (string
 func TestPing(t *testing.T) {
 	for name, shared := range map[string]bool{"native": true, "VXLAN": false} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			c := newCluster(t, route.Auto, shared)
 			c.start()
 			a, b, far := c.nodes[0].pod("a"), c.nodes[0].pod("b"), c.nodes[1].pod("far")
@@ -265,6 +268,27 @@ func TestInboundFromOutside(t *testing.T) {
 	}
 }
 
+// iperfServer starts an iperf3 server for one client and returns when it listens.
+func iperfServer(t testing.TB, ctx context.Context, ns *nettest.NS, at netip.Addr) *exec.Cmd {
+	t.Helper()
+	server := exec.CommandContext(ctx, "iperf3", "-s", "-1", "--forceflush", "-B", at.String())
+	out, err := server.StdoutPipe()
+	if err == nil {
+		ns.Do(func() { err = server.Start() })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		if strings.Contains(lines.Text(), "Server listening") {
+			go io.Copy(io.Discard, out) // ends with the server
+			return server
+		}
+	}
+	t.Fatalf("iperf3 ended before it listened on %s: %v", at, server.Wait())
+	return nil
+}
+
 // TestAgentKilledUnderTraffic kills and restarts both agents while iperf3 runs and connections are made over nodes and to the outside: not one may fail.
 func TestAgentKilledUnderTraffic(t *testing.T) {
 	for name, setup := range map[string]struct {
@@ -272,6 +296,7 @@ func TestAgentKilledUnderTraffic(t *testing.T) {
 		shared bool
 	}{"nodes on one link, native": {route.Auto, true}, "nodes on one link, VXLAN": {route.VXLAN, true}, "nodes behind a router, VXLAN": {route.Auto, false}} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			c := newCluster(t, setup.mode, setup.shared)
 			c.start()
 			a, far := c.nodes[0].pod("a"), c.nodes[1].pod("far")
@@ -284,33 +309,11 @@ func TestAgentKilledUnderTraffic(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			server := exec.CommandContext(ctx, "iperf3", "-s", "-1", "-B", far.ip[true].String())
+			server := iperfServer(t, ctx, far.ns, far.ip[true])
 			client := exec.CommandContext(ctx, "iperf3", "-c", far.ip[true].String(), "-t", "5", "-J", "-b", "200M")
 			var out bytes.Buffer
 			client.Stdout = &out
 			var err error
-			far.ns.Do(func() { err = server.Start() })
-			if err != nil {
-				t.Fatal(err)
-			}
-			eventually(t, "iperf3 listens", func() error {
-				var conn net.Conn
-				var err error
-				a.ns.Do(func() { conn, err = net.Dial("tcp", netip.AddrPortFrom(far.ip[true], 5201).String()) })
-				if err == nil {
-					conn.Close()
-				}
-				return err
-			})
-			// The probe was iperf3's one client: start over.
-			server.Process.Kill()
-			server.Wait()
-			server = exec.CommandContext(ctx, "iperf3", "-s", "-1", "-B", far.ip[true].String())
-			far.ns.Do(func() { err = server.Start() })
-			if err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(300 * time.Millisecond) // iperf3 says nothing when it is ready
 			a.ns.Do(func() { err = client.Start() })
 			if err != nil {
 				t.Fatal(err)
@@ -391,12 +394,7 @@ func TestBandwidth(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for what, reverse := range map[string][]string{"towards the pod": nil, "from the pod": {"-R"}} {
-		server := exec.CommandContext(ctx, "iperf3", "-s", "-1", "-B", ip.Unmap().String())
-		var err error
-		ns.Do(func() { err = server.Start() })
-		if err != nil {
-			t.Fatal(err)
-		}
+		server := iperfServer(t, ctx, ns, ip.Unmap())
 		var r struct {
 			Error string
 			End   struct {
@@ -405,20 +403,13 @@ func TestBandwidth(t *testing.T) {
 				} `json:"sum_received"`
 			}
 		}
-		eventually(t, "iperf3", func() error {
-			r.Error = ""
-			client := exec.CommandContext(ctx, "iperf3", append([]string{"-c", ip.Unmap().String(), "-t", "4", "-O", "2", "-J"}, reverse...)...)
-			var out []byte
-			var err error
-			free.ns.Do(func() { out, err = client.Output() })
-			if err != nil {
-				return fmt.Errorf("%w: %s", err, out)
-			}
-			if err := json.Unmarshal(out, &r); err != nil || r.Error != "" {
-				return fmt.Errorf("%w %s", err, r.Error)
-			}
-			return nil
-		})
+		client := exec.CommandContext(ctx, "iperf3", append([]string{"-c", ip.Unmap().String(), "-t", "4", "-O", "2", "-J"}, reverse...)...)
+		var out []byte
+		var err error
+		free.ns.Do(func() { out, err = client.Output() })
+		if jerr := json.Unmarshal(out, &r); err != nil || jerr != nil || r.Error != "" {
+			t.Fatalf("iperf3: %v %v %s\n%s", err, jerr, r.Error, out)
+		}
 		server.Process.Kill()
 		server.Wait()
 		mbit := r.End.Received.Rate / 1e6

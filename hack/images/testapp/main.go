@@ -16,6 +16,7 @@
 //	memory=MIB        allocates and touches memory
 //	map=FILE:MIB      makes FILE that big and touches it through a shared mapping, as files of huge pages need it
 //	serve=PORT        answers HTTP: /healthz (200, or 500 once /tmp/unhealthy exists), /hostname, anything else echoes the request's path
+//	udp=PORT          sends each datagram back, while the next steps run
 //	grpc=PORT         answers gRPC's health check: SERVING for the service "up" and for none, NOT_SERVING for others
 //	echo              copies standard input to standard output until it ends
 //	exists=FILE       ends with code 1 when FILE does not exist
@@ -25,6 +26,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -95,6 +97,8 @@ func step(name, value string) error {
 		return mapFile(value)
 	case "serve":
 		return serve(value)
+	case "udp":
+		return echoDatagrams(value)
 	case "grpc":
 		return serveHealth(value)
 	case "echo":
@@ -200,6 +204,24 @@ func serve(port string) error {
 	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path) })
 	go wait(nil)
 	return http.ListenAndServe(":"+port, nil)
+}
+
+func echoDatagrams(port string) error {
+	conn, err := net.ListenPacket("udp", ":"+port)
+	if err != nil {
+		return err
+	}
+	go func() {
+		for buffer := make([]byte, 1<<16); ; {
+			n, from, err := conn.ReadFrom(buffer)
+			if err != nil {
+				fmt.Fprintln(os.Stderr, "testapp: udp:", err)
+				os.Exit(1)
+			}
+			_, _ = conn.WriteTo(buffer[:n], from) // who asks asks again
+		}
+	}()
+	return nil
 }
 
 // serveHealth is grpc.health.v1.Health/Check in plain HTTP/2, without a gRPC library: a message is a byte for no compression, its length in four, and
