@@ -97,7 +97,7 @@ test-unit: ## Run the tests that need neither root nor a cluster
 .PHONY: test-vm
 test-vm: DEPS_MORE := $(DEPS_VM)
 test-vm: deps build images ## Boot Debian's kernels under qemu: the programs on their verifiers, a node with cgroup version 2 only
-	$(GO) test -tags vm -count=1 -timeout 50m -v ./hack/vm
+	$(GO) test -tags vm -count=1 -timeout 90m -v ./hack/vm
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for ten seconds

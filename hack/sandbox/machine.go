@@ -73,7 +73,7 @@ func (s *Sandbox) upMachine(ctx context.Context, o UpOptions, p *progress) error
 		Init: o.Binary, Args: []string{"sandbox", "guest"},
 		Private: []string{filepath.Dir(s.Dir)}, Dir: s.machineDir(),
 	}
-	for i := range o.Servers {
+	for i := range apiPorts(o.Servers) {
 		guest.Forward = append(guest.Forward, o.APIPort+i)
 	}
 	boot, cancel := context.WithTimeout(ctx, bootPatience)
@@ -110,7 +110,7 @@ func (s *Sandbox) preflightMachine(o UpOptions, memory int) error {
 	if have, err := memAvailable(); err == nil && have>>20 < uint64(memory) {
 		problems = append(problems, fmt.Errorf("%d MiB of memory are available, the machine needs %d MiB; --memory changes that", have>>20, memory))
 	}
-	listeners, err := listen(o.APIPort, o.Servers)
+	listeners, err := listen(o.APIPort, apiPorts(o.Servers))
 	for _, l := range listeners {
 		l.Close()
 	}

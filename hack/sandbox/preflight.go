@@ -89,11 +89,7 @@ func (s *Sandbox) preflight(m machine, t Topology, o UpOptions) ([]*os.File, err
 			problem("image archive: %w; `make images` builds the sample's", err)
 		}
 	}
-	ports := 1
-	if o.Servers > 1 {
-		ports += o.Servers
-	}
-	listeners, err := listen(o.APIPort, ports)
+	listeners, err := listen(o.APIPort, apiPorts(o.Servers))
 	if err != nil {
 		problems = append(problems, err)
 	}
@@ -106,8 +102,16 @@ func (s *Sandbox) preflight(m machine, t Topology, o UpOptions) ([]*os.File, err
 	return listeners, nil
 }
 
-// listen opens count consecutive ports of 127.0.0.1: the first is for all servers together, so that whoever lives answers there, and with several servers each has
-// one more of its own.
+// apiPorts is how many ports of 127.0.0.1 the API of so many servers takes: the first is for all servers together, so that whoever lives answers there, and with
+// several servers each has one more of its own.
+func apiPorts(servers int) int {
+	if servers == 1 {
+		return 1
+	}
+	return 1 + servers
+}
+
+// listen opens count consecutive ports of 127.0.0.1.
 func listen(port, count int) ([]*os.File, error) {
 	var files []*os.File
 	for i := range count {

@@ -7,6 +7,7 @@ package vm_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"net"
@@ -19,9 +20,35 @@ import (
 	"time"
 
 	"github.com/fairlead/fairlead/hack/kubectl"
+	"github.com/fairlead/fairlead/hack/load"
 	"github.com/fairlead/fairlead/hack/sandbox"
 	"github.com/fairlead/fairlead/hack/vm"
 )
+
+// web is smaller than the sample: an emulated processor is slow.
+const web = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+      - name: web
+        image: fairlead.io/sample:latest
+        imagePullPolicy: IfNotPresent
+        args: [serve, --listen=:8080]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  type: NodePort
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080, nodePort: 30080}]
+`
 
 // TestSandboxOnAnotherKernel starts a sandbox on each kernel as a user does, and uses it from outside the machine.
 func TestSandboxOnAnotherKernel(t *testing.T) {
@@ -77,10 +104,19 @@ func TestSandboxOnAnotherKernel(t *testing.T) {
 			if out, err := run("shell", "server-1", "--", "sh", "-c", "exit 9"); err == nil || cmdStatus(err) != 9 {
 				t.Errorf("exit status of a command in the machine: %v\n%s", err, out)
 			}
-			if out, err := run("sample", "-f", filepath.Join(root, "hack", "sample", "sample.yaml")); err != nil {
-				t.Errorf("sample: %v\n%s", err, out)
-			} else {
-				t.Logf("%s", out)
+			if err := client.Apply(t.Context(), web); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := client.Run(t.Context(), "rollout", "status", "deployment/web", "--timeout=8m"); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			out, err = run("load", "--url", "http://10.111.0.11:30080/", "--rate", "2", "--duration", "10s", "--timeout", "30s", "-o", "json")
+			var got load.Result
+			if err == nil {
+				err = json.Unmarshal([]byte(out), &got)
+			}
+			if err != nil || got.Sent < 10 || got.Failed != 0 {
+				t.Errorf("load on the node port: %v\n%s", err, out)
 			}
 			if out, err := run("status"); err != nil || !strings.Contains(out, "server-1") || !strings.Contains(out, "running") {
 				t.Errorf("status: %v\n%s", err, out)
