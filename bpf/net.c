@@ -66,14 +66,9 @@ int from_net(struct __sk_buff *skb)
 		return drop_skb(skb, drop_spoofed); /* this node's pods are not out there */
 	if (!r && frag_resolve(&f) == 0 && outside(&f.saddr)) {
 		struct masq_key k;
-		__u64 *seen, now = bpf_ktime_get_ns();
 
 		masq_key_in(&k, &f);
-		seen = bpf_map_lookup_elem(&inbound, &k);
-		if (seen)
-			*seen = now;
-		else
-			bpf_map_update_elem(&inbound, &k, &now, BPF_ANY);
+		inbound_note(&k);
 	}
 	return deliver(skb, &f, dst);
 }
@@ -102,7 +97,7 @@ int to_net(struct __sk_buff *skb)
 	}
 	masq_key_out(&k, &f);
 	k.dir = MASQ_IN; /* inbound is keyed as the first packet came */
-	if (bpf_map_lookup_elem(&inbound, &k))
+	if (inbound_get(&k))
 		return TCX_NEXT;
 	r = masq_out(skb, &f, up);
 	return r ? drop_skb(skb, r) : TCX_NEXT;

@@ -6,6 +6,7 @@
  * space sweeps (dataplane/conntrack). A plain hash map: nothing is ever evicted for something newer. */
 #pragma once
 
+#include "bridge.h"
 #include "maps.h"
 #include "parse.h"
 #include "hash.h"
@@ -23,18 +24,37 @@ inline_fn void ct_key_of(struct ct_key *k, const struct flow *f)
 	k->pad[2] = 0;
 }
 
+BRIDGE(ct_tcp)
+BRIDGE(ct_any)
+
 inline_fn struct ct *ct_get(const struct ct_key *k)
 {
-	if (k->proto == IPPROTO_TCP)
-		return bpf_map_lookup_elem(&ct_tcp, k);
-	return bpf_map_lookup_elem(&ct_any, k);
+	struct ct *e;
+
+	if (k->proto == IPPROTO_TCP) {
+		e = bpf_map_lookup_elem(&ct_tcp, k);
+		return cfg_bridge && !e ? ct_tcp_recall(k) : e;
+	}
+	e = bpf_map_lookup_elem(&ct_any, k);
+	return cfg_bridge && !e ? ct_any_recall(k) : e;
 }
 
 inline_fn long ct_put(const struct ct_key *k, const struct ct *v, __u64 flags)
 {
-	if (k->proto == IPPROTO_TCP)
-		return bpf_map_update_elem(&ct_tcp, k, v, flags);
-	return bpf_map_update_elem(&ct_any, k, v, flags);
+	long err;
+
+	if (cfg_bridge && flags == BPF_NOEXIST)
+		ct_get(k); /* what the old table has does exist */
+	if (k->proto == IPPROTO_TCP) {
+		err = bpf_map_update_elem(&ct_tcp, k, v, flags);
+		if (cfg_bridge && !err)
+			ct_tcp_tell(k, v);
+	} else {
+		err = bpf_map_update_elem(&ct_any, k, v, flags);
+		if (cfg_bridge && !err)
+			ct_any_tell(k, v);
+	}
+	return err;
 }
 
 inline_fn void ct_del(const struct ct_key *k)

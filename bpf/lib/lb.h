@@ -97,16 +97,12 @@ static __noinline int source_allowed(struct source_range_key *rk, const struct a
 	return bpf_map_lookup_elem(&source_ranges, rk) != NULL;
 }
 
-/* lb_begin chooses a backend for the first packet of a connection and remembers it. Returns 0 and fills d, or a drop reason. */
-static __noinline int lb_begin(const struct ct_key *k, struct service *svc, enum lb_scope scope, enum lb_from from, struct lb_decision *d)
+/* lb_begin chooses a backend for the first packet of a connection: it fills d and what s->ct says of the connection. Returns 0 or a drop reason. */
+static __noinline int lb_begin(const struct ct_key *k, struct service *svc, enum lb_scope scope, enum lb_from from, struct lb_decision *d, struct lb_scratch *s)
 {
-	__u32 hash, row = 0, zero = 0;
-	struct lb_scratch *s = bpf_map_lookup_elem(&lb_scratches, &zero);
+	__u32 hash, row = 0;
 	struct backend *b;
-	int r, snat = 0;
 
-	if (!s)
-		return drop_internal;
 	if (scope == scope_out && svc->flags & SERVICE_SOURCE_RANGES && !source_allowed(&s->range, &k->saddr, svc->id))
 		return drop_source_range;
 	hash = flow_hash(&k->saddr, &k->daddr, k->sport, k->dport, k->proto);
@@ -129,23 +125,30 @@ static __noinline int lb_begin(const struct ct_key *k, struct service *svc, enum
 		d->t.saddr.w[1] = node->w[1];
 		d->t.saddr.w[2] = node->w[2];
 		d->t.saddr.w[3] = node->w[3];
-		snat = 1;
+		d->snat = 1;
 	}
-	d->snat = snat;
 	s->ct.service = svc->id;
 	s->ct.backend = row;
 	s->ct.generation = b->generation;
 	s->ct.last = clock_ticks();
 	s->ct.pad = 0;
 	s->ct.flags = d->on_node ? CT_ON_NODE : 0;
-	r = ct_create(k, &d->t, &s->ct, &s->reverse, snat);
-	if (r == drop_ct_full) {
+	return 0;
+}
+
+/* lb_remember makes the entries of the connection that lb_begin began. Returns 0 or a drop reason. */
+inline_fn int lb_remember(const struct ct_key *k, struct lb_decision *d, struct lb_scratch *s)
+{
+	int r = ct_create(k, &d->t, &s->ct, &s->reverse, d->snat);
+
+	if (likely(!r)) {
+		lb_count(lb_new);
+	} else if (r == drop_ct_full) {
 		/* No room. What needs no claimed port goes on by the hash alone, which every node and every packet computes alike. */
 		lb_count(lb_ct_full);
-		return snat ? r : 0;
+		if (!d->snat)
+			return 0;
 	}
-	if (!r)
-		lb_count(lb_new);
 	return r;
 }
 
@@ -184,10 +187,12 @@ static __noinline int lb_portless(const struct flow *f)
 static __noinline int lb_decide(struct flow *f, enum lb_from from, struct lb_decision *d)
 {
 	enum lb_scope scope = from == LB_FROM_POD || addr_is_pod(&f->saddr) ? scope_in : scope_out;
+	struct lb_scratch *s;
 	struct service *svc;
 	struct backend *b;
 	struct ct_key k;
 	struct ct *e;
+	__u32 zero = 0;
 	__u16 address;
 	int r, fresh = 0;
 
@@ -219,7 +224,12 @@ static __noinline int lb_decide(struct flow *f, enum lb_from from, struct lb_dec
 			ct_del(&k); /* of when another node answered: what follows goes where this packet goes */
 		return lb_none;
 	}
-	r = lb_begin(&k, svc, scope, from, d);
+	s = bpf_map_lookup_elem(&lb_scratches, &zero);
+	if (!s)
+		return -drop_internal;
+	r = lb_begin(&k, svc, scope, from, d, s);
+	if (likely(!r))
+		r = lb_remember(&k, d, s);
 	if (likely(!r))
 		return lb_done;
 	/* A local-only address whose backends are elsewhere stays silent, as a load balancer expects of a node it should not have asked. */

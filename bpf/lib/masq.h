@@ -7,6 +7,7 @@
  * ICMP errors are translated by the packet they quote. Later fragments take their ports from the first one (frag_resolve). */
 #pragma once
 
+#include "bridge.h"
 #include "lb.h"
 #include "node.h"
 
@@ -63,6 +64,50 @@ struct {
 	__uint(max_entries, 16384);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } inbound SEC(".maps");
+
+BRIDGE(masquerade)
+BRIDGE(inbound)
+
+inline_fn struct masq_entry *masq_get(const struct masq_key *k)
+{
+	struct masq_entry *e = bpf_map_lookup_elem(&masquerade, k);
+
+	return cfg_bridge && !e ? masquerade_recall(k) : e;
+}
+
+inline_fn long masq_put(const struct masq_key *k, const struct masq_entry *e, __u64 flags)
+{
+	long err;
+
+	if (cfg_bridge && flags == BPF_NOEXIST)
+		masquerade_recall(k); /* what the old table has does exist */
+	err = bpf_map_update_elem(&masquerade, k, e, flags);
+	if (cfg_bridge && !err)
+		masquerade_tell(k, e);
+	return err;
+}
+
+/* inbound_get returns when the outside last sent a packet of the flow k that it opened, NULL if it did not. */
+inline_fn __u64 *inbound_get(const struct masq_key *k)
+{
+	__u64 *seen = bpf_map_lookup_elem(&inbound, k);
+
+	return cfg_bridge && !seen ? inbound_recall(k) : seen;
+}
+
+/* inbound_note notes a packet of a flow that the outside opened. */
+inline_fn void inbound_note(const struct masq_key *k)
+{
+	__u64 *seen = inbound_get(k), now = bpf_ktime_get_ns();
+
+	if (seen) {
+		*seen = now;
+		return;
+	}
+	bpf_map_update_elem(&inbound, k, &now, BPF_ANY);
+	if (cfg_bridge)
+		inbound_tell(k, &now);
+}
 
 /* l4_check_off returns the offset of the transport checksum that covers the addresses or the ports, or 0 if there is none to mend. */
 inline_fn __u32 l4_check_off(const struct flow *f)
@@ -164,11 +209,11 @@ static __noinline int masq_claim(const struct masq_key *k, const struct addr *no
 			break;
 		if (tries > 1)
 			ik.lport = bpf_htons(cfg_masq_port_min + (at + i) % range);
-		if (!bpf_map_update_elem(&masquerade, &ik, &in, BPF_NOEXIST)) {
+		if (!masq_put(&ik, &in, BPF_NOEXIST)) {
 			e->addr = *node;
 			e->port = ik.lport;
 			e->last = in.last;
-			if (!bpf_map_update_elem(&masquerade, k, e, BPF_ANY))
+			if (!masq_put(k, e, BPF_ANY))
 				return 0;
 			bpf_map_delete_elem(&masquerade, &ik);
 			return -1;
@@ -211,7 +256,7 @@ inline_fn int masq_out(struct __sk_buff *skb, struct flow *f, const struct uplin
 	struct masq_key k;
 
 	masq_key_out(&k, f);
-	known = bpf_map_lookup_elem(&masquerade, &k);
+	known = masq_get(&k);
 	if (known && addr_eq(&known->addr, node)) {
 		struct masq_key ik = k;
 
@@ -222,13 +267,13 @@ inline_fn int masq_out(struct __sk_buff *skb, struct flow *f, const struct uplin
 		ik.local = e.addr;
 		ik.lport = e.port;
 		ik.dir = MASQ_IN;
-		back = bpf_map_lookup_elem(&masquerade, &ik);
+		back = masq_get(&ik);
 		if (back && addr_eq(&back->addr, &k.local) && back->port == k.lport) {
 			back->last = e.last;
 		} else {
 			struct masq_entry in = { .addr = k.local, .port = k.lport, .last = e.last };
 
-			if (back || bpf_map_update_elem(&masquerade, &ik, &in, BPF_NOEXIST))
+			if (back || masq_put(&ik, &in, BPF_NOEXIST))
 				known = NULL; /* another flow has the port now */
 		}
 	} else {
@@ -251,7 +296,7 @@ inline_fn int masq_in(struct __sk_buff *skb, struct flow *f)
 	int icmp = f->proto == IPPROTO_ICMP || f->proto == IPPROTO_ICMPV6;
 
 	masq_key_in(&k, f);
-	known = bpf_map_lookup_elem(&masquerade, &k);
+	known = masq_get(&k);
 	if (!known)
 		return 0;
 	e = *known;
@@ -326,7 +371,7 @@ __noinline int masq_error(struct __sk_buff *skb, struct flow *f, int dir)
 			k.rport = 0;
 		}
 	}
-	known = bpf_map_lookup_elem(&masquerade, &k);
+	known = masq_get(&k);
 	if (!known)
 		return 0;
 	old = k.local;

@@ -113,6 +113,15 @@ func (l *Loader) Load(spec *ebpf.CollectionSpec, constants map[string]any) (*ebp
 			}
 		}
 	}
+	bridges, err := l.bridge(spec)
+	defer func() {
+		for _, m := range bridges {
+			m.Close()
+		}
+	}()
+	if err != nil {
+		return nil, err
+	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: l.maps}})
 	if err != nil {
 		if errors.Is(err, ebpf.ErrMapIncompatible) {

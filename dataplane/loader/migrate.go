@@ -21,8 +21,9 @@ import (
 //	Load    a pinned map that this layout's directory lacks and another layout's has is taken over:
 //	        equal in shape -> the very same map is pinned here too, so that programs of both releases share it;
 //	        different, or smaller than Config.MapSizes asks for -> a new map is made and filled from the old one, field by field by their names in BTF.
-//	attach  programs are replaced one by one. Until the last one is, old ones may write to old maps.
-//	Settle  what they wrote meanwhile is copied too, where the new map has no entry yet; then the old directory goes.
+//	attach  programs are replaced one by one. Until the last one is, a connection may begin in one of the old and be answered in one of the new, or the other way:
+//	        the new ones look into the old tables for what their own lack, and write what they begin into both (bridge.go).
+//	Settle  what old programs wrote meanwhile is copied too, where the new map has no entry yet; then the old directory goes.
 //
 // A field that only the new layout has is zero. Per-CPU counters of another shape begin anew, and so does what cannot be listed (socket storage, ring buffers).
 
@@ -89,7 +90,7 @@ func (l *Loader) Settle() error {
 		errs = append(errs, l.catchUp(name))
 	}
 	for _, dir := range dirs {
-		errs = append(errs, os.RemoveAll(dir))
+		errs = append(errs, closeBridges(dir), os.RemoveAll(dir))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("give up the maps of an earlier layout: %w", err)
@@ -156,20 +157,26 @@ func (l *Loader) otherLayouts() ([]string, error) {
 
 // predecessor opens the map name of the highest other layout that has it; nil if none has.
 func (l *Loader) predecessor(name string) (*ebpf.Map, error) {
+	m, _, err := l.predecessorIn(name)
+	return m, err
+}
+
+// predecessorIn is predecessor, and says in which directory the map is pinned.
+func (l *Loader) predecessorIn(name string) (*ebpf.Map, string, error) {
 	dirs, err := l.otherLayouts()
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	for _, dir := range dirs {
 		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), nil)
 		if err == nil {
-			return m, nil
+			return m, dir, nil
 		}
 		if !errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("open map %s of an earlier layout: %w", name, err)
+			return nil, "", fmt.Errorf("open map %s of an earlier layout: %w", name, err)
 		}
 	}
-	return nil, nil
+	return nil, "", nil
 }
 
 // conversion turns an entry of the old map into one of the new.

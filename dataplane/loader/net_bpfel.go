@@ -119,6 +119,7 @@ const (
 	NetProgFromOverlay        = "from_overlay"
 	NetProgToNet              = "to_net"
 	NetProgToOverlay          = "to_overlay"
+	NetVarCfgBridge           = "cfg_bridge"
 	NetVarCfgCtTcpClosing     = "cfg_ct_tcp_closing"
 	NetVarCfgCtTcpEstablished = "cfg_ct_tcp_established"
 	NetVarCfgCtTcpSyn         = "cfg_ct_tcp_syn"
@@ -226,6 +227,7 @@ type NetMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type NetVariableSpecs struct {
+	CfgBridge           *ebpf.VariableSpec `ebpf:"cfg_bridge"`
 	CfgCtTcpClosing     *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_closing"`
 	CfgCtTcpEstablished *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_established"`
 	CfgCtTcpSyn         *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_syn"`
@@ -332,6 +334,7 @@ func (m *NetMaps) Close() error {
 //
 // It can be passed to LoadNetObjects or ebpf.CollectionSpec.LoadAndAssign.
 type NetVariables struct {
+	CfgBridge           *ebpf.Variable `ebpf:"cfg_bridge"`
 	CfgCtTcpClosing     *ebpf.Variable `ebpf:"cfg_ct_tcp_closing"`
 	CfgCtTcpEstablished *ebpf.Variable `ebpf:"cfg_ct_tcp_established"`
 	CfgCtTcpSyn         *ebpf.Variable `ebpf:"cfg_ct_tcp_syn"`

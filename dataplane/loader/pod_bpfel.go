@@ -41,6 +41,7 @@ const (
 	PodMapVipFilter           = "vip_filter"
 	PodProgFromPod            = "from_pod"
 	PodProgToPod              = "to_pod"
+	PodVarCfgBridge           = "cfg_bridge"
 	PodVarCfgCtTcpClosing     = "cfg_ct_tcp_closing"
 	PodVarCfgCtTcpEstablished = "cfg_ct_tcp_established"
 	PodVarCfgCtTcpSyn         = "cfg_ct_tcp_syn"
@@ -143,6 +144,7 @@ type PodMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type PodVariableSpecs struct {
+	CfgBridge           *ebpf.VariableSpec `ebpf:"cfg_bridge"`
 	CfgCtTcpClosing     *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_closing"`
 	CfgCtTcpEstablished *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_established"`
 	CfgCtTcpSyn         *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_syn"`
@@ -243,6 +245,7 @@ func (m *PodMaps) Close() error {
 //
 // It can be passed to LoadPodObjects or ebpf.CollectionSpec.LoadAndAssign.
 type PodVariables struct {
+	CfgBridge           *ebpf.Variable `ebpf:"cfg_bridge"`
 	CfgCtTcpClosing     *ebpf.Variable `ebpf:"cfg_ct_tcp_closing"`
 	CfgCtTcpEstablished *ebpf.Variable `ebpf:"cfg_ct_tcp_established"`
 	CfgCtTcpSyn         *ebpf.Variable `ebpf:"cfg_ct_tcp_syn"`

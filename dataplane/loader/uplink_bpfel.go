@@ -38,6 +38,7 @@ const (
 	UplinkMapVipFilter           = "vip_filter"
 	UplinkProgUplinkIn           = "uplink_in"
 	UplinkProgUplinkOut          = "uplink_out"
+	UplinkVarCfgBridge           = "cfg_bridge"
 	UplinkVarCfgCtTcpClosing     = "cfg_ct_tcp_closing"
 	UplinkVarCfgCtTcpEstablished = "cfg_ct_tcp_established"
 	UplinkVarCfgCtTcpSyn         = "cfg_ct_tcp_syn"
@@ -137,6 +138,7 @@ type UplinkMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type UplinkVariableSpecs struct {
+	CfgBridge           *ebpf.VariableSpec `ebpf:"cfg_bridge"`
 	CfgCtTcpClosing     *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_closing"`
 	CfgCtTcpEstablished *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_established"`
 	CfgCtTcpSyn         *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_syn"`
@@ -231,6 +233,7 @@ func (m *UplinkMaps) Close() error {
 //
 // It can be passed to LoadUplinkObjects or ebpf.CollectionSpec.LoadAndAssign.
 type UplinkVariables struct {
+	CfgBridge           *ebpf.Variable `ebpf:"cfg_bridge"`
 	CfgCtTcpClosing     *ebpf.Variable `ebpf:"cfg_ct_tcp_closing"`
 	CfgCtTcpEstablished *ebpf.Variable `ebpf:"cfg_ct_tcp_established"`
 	CfgCtTcpSyn         *ebpf.Variable `ebpf:"cfg_ct_tcp_syn"`

@@ -38,6 +38,7 @@ const (
 	XDPMapVipFilter           = "vip_filter"
 	XDPMapXdpDevices          = "xdp_devices"
 	XDPProgUplinkXdp          = "uplink_xdp"
+	XDPVarCfgBridge           = "cfg_bridge"
 	XDPVarCfgCtTcpClosing     = "cfg_ct_tcp_closing"
 	XDPVarCfgCtTcpEstablished = "cfg_ct_tcp_established"
 	XDPVarCfgCtTcpSyn         = "cfg_ct_tcp_syn"
@@ -134,6 +135,7 @@ type XDPMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type XDPVariableSpecs struct {
+	CfgBridge           *ebpf.VariableSpec `ebpf:"cfg_bridge"`
 	CfgCtTcpClosing     *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_closing"`
 	CfgCtTcpEstablished *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_established"`
 	CfgCtTcpSyn         *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_syn"`
@@ -227,6 +229,7 @@ func (m *XDPMaps) Close() error {
 //
 // It can be passed to LoadXDPObjects or ebpf.CollectionSpec.LoadAndAssign.
 type XDPVariables struct {
+	CfgBridge           *ebpf.Variable `ebpf:"cfg_bridge"`
 	CfgCtTcpClosing     *ebpf.Variable `ebpf:"cfg_ct_tcp_closing"`
 	CfgCtTcpEstablished *ebpf.Variable `ebpf:"cfg_ct_tcp_established"`
 	CfgCtTcpSyn         *ebpf.Variable `ebpf:"cfg_ct_tcp_syn"`
