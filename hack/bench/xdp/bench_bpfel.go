@@ -47,6 +47,7 @@ const (
 	benchVarBenchFrame          = "bench_frame"
 	benchVarBenchMask           = "bench_mask"
 	benchVarBenchNext           = "bench_next"
+	benchVarCfgBridge           = "cfg_bridge"
 	benchVarCfgCtTcpClosing     = "cfg_ct_tcp_closing"
 	benchVarCfgCtTcpEstablished = "cfg_ct_tcp_established"
 	benchVarCfgCtTcpSyn         = "cfg_ct_tcp_syn"
@@ -152,6 +153,7 @@ type benchVariableSpecs struct {
 	BenchFrame          *ebpf.VariableSpec `ebpf:"bench_frame"`
 	BenchMask           *ebpf.VariableSpec `ebpf:"bench_mask"`
 	BenchNext           *ebpf.VariableSpec `ebpf:"bench_next"`
+	CfgBridge           *ebpf.VariableSpec `ebpf:"cfg_bridge"`
 	CfgCtTcpClosing     *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_closing"`
 	CfgCtTcpEstablished *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_established"`
 	CfgCtTcpSyn         *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_syn"`
@@ -248,6 +250,7 @@ type benchVariables struct {
 	BenchFrame          *ebpf.Variable `ebpf:"bench_frame"`
 	BenchMask           *ebpf.Variable `ebpf:"bench_mask"`
 	BenchNext           *ebpf.Variable `ebpf:"bench_next"`
+	CfgBridge           *ebpf.Variable `ebpf:"cfg_bridge"`
 	CfgCtTcpClosing     *ebpf.Variable `ebpf:"cfg_ct_tcp_closing"`
 	CfgCtTcpEstablished *ebpf.Variable `ebpf:"cfg_ct_tcp_established"`
 	CfgCtTcpSyn         *ebpf.Variable `ebpf:"cfg_ct_tcp_syn"`

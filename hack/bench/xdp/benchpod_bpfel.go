@@ -47,6 +47,7 @@ const (
 	benchPodVarBenchFrame          = "bench_frame"
 	benchPodVarBenchMask           = "bench_mask"
 	benchPodVarBenchNext           = "bench_next"
+	benchPodVarCfgBridge           = "cfg_bridge"
 	benchPodVarCfgCtTcpClosing     = "cfg_ct_tcp_closing"
 	benchPodVarCfgCtTcpEstablished = "cfg_ct_tcp_established"
 	benchPodVarCfgCtTcpSyn         = "cfg_ct_tcp_syn"
@@ -155,6 +156,7 @@ type benchPodVariableSpecs struct {
 	BenchFrame          *ebpf.VariableSpec `ebpf:"bench_frame"`
 	BenchMask           *ebpf.VariableSpec `ebpf:"bench_mask"`
 	BenchNext           *ebpf.VariableSpec `ebpf:"bench_next"`
+	CfgBridge           *ebpf.VariableSpec `ebpf:"cfg_bridge"`
 	CfgCtTcpClosing     *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_closing"`
 	CfgCtTcpEstablished *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_established"`
 	CfgCtTcpSyn         *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_syn"`
@@ -258,6 +260,7 @@ type benchPodVariables struct {
 	BenchFrame          *ebpf.Variable `ebpf:"bench_frame"`
 	BenchMask           *ebpf.Variable `ebpf:"bench_mask"`
 	BenchNext           *ebpf.Variable `ebpf:"bench_next"`
+	CfgBridge           *ebpf.Variable `ebpf:"cfg_bridge"`
 	CfgCtTcpClosing     *ebpf.Variable `ebpf:"cfg_ct_tcp_closing"`
 	CfgCtTcpEstablished *ebpf.Variable `ebpf:"cfg_ct_tcp_established"`
 	CfgCtTcpSyn         *ebpf.Variable `ebpf:"cfg_ct_tcp_syn"`
