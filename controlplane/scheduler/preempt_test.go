@@ -3,12 +3,17 @@
 package scheduler
 
 import (
+	"slices"
 	"testing"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 )
 
 func priority(value int32) func(*v1.Pod) { return func(p *v1.Pod) { p.Spec.Priority = &value } }
@@ -56,5 +61,32 @@ func TestWithoutVictimsTheMessageSaysSo(t *testing.T) {
 		"1 Preemption is not helpful for scheduling. What would help on 2 of 2 nodes: lower the requests, remove pods or add nodes."
 	if got := w.refused("p"); got != want {
 		t.Errorf("message is\n  %q, want\n  %q", got, want)
+	}
+}
+
+// TestAVictimIsMarkedAsDisruptedBeforeItIsDeleted: a Job's failure policy reads the condition of a pod that may be gone a moment later.
+func TestAVictimIsMarkedAsDisruptedBeforeItIsDeleted(t *testing.T) {
+	victims := make(chan *v1.Pod, 16) // as they were when they were deleted
+	w := newWorldWith(t, Config{}, func(c *fake.Clientset) {
+		c.PrependReactor("delete", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+			name := action.(clienttesting.DeleteAction).GetName()
+			obj, err := c.Tracker().Get(v1.SchemeGroupVersion.WithResource("pods"), "default", name)
+			if err == nil {
+				victims <- obj.(*v1.Pod)
+			}
+			return true, nil, err // a finalizer keeps it
+		})
+	}, node("n1", "1"), pod("low", "1", priority(1), on1("n1")))
+	w.create(pod("high", "1", priority(100)))
+	select {
+	case <-time.After(20 * time.Second):
+		t.Fatal("nothing was deleted")
+	case victim := <-victims:
+		found := slices.ContainsFunc(victim.Status.Conditions, func(c v1.PodCondition) bool {
+			return c.Type == v1.DisruptionTarget && c.Status == v1.ConditionTrue && c.Reason == v1.PodReasonPreemptionByScheduler
+		})
+		if victim.Name != "low" || !found {
+			t.Errorf("%s was deleted with the conditions %v", victim.Name, victim.Status.Conditions)
+		}
 	}
 }

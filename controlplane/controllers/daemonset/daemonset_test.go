@@ -231,3 +231,66 @@ func TestAPodThatKeepsFailingIsReplacedEverMoreSlowly(t *testing.T) {
 		}
 	})
 }
+
+func TestARollbackInTheMiddleLeavesAloneWhatHadNotChangedYet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, nodes(3), nil)
+		defer w.Close()
+		w.Rest()
+		w.image("an image that never starts")
+		before := map[string]bool{} // pods that run the old template
+		for _, pod := range controller.Filter(w.Pods(), controller.Active) {
+			if pod.Spec.Containers[0].Image == "v1" {
+				before[string(pod.UID)] = true
+			}
+		}
+		if len(before) != 2 {
+			t.Fatalf("%d of 3 still run the old template, want 2", len(before))
+		}
+		w.image("v1")
+		w.Rest()
+		w.expect("0:v1+ 1:v1+ 2:v1+")
+		for _, pod := range controller.Filter(w.Pods(), controller.Active) {
+			delete(before, string(pod.UID))
+		}
+		if len(before) > 0 {
+			t.Errorf("%d pods were restarted although they ran the template that came back", len(before))
+		}
+	})
+}
+
+func TestARevisionMadeByHandIsCountedAndTakenForTheSameTemplate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, nodes(2), nil)
+		defer w.Close()
+		w.Rest()
+		api := w.Client.AppsV1().ControllerRevisions("ns")
+		revisions := func() []appsv1.ControllerRevision {
+			return controllertest.Must(api.List(context.Background(), metav1.ListOptions{})).Items
+		}
+		first := revisions()[0]
+		pods := w.Pods()
+		second := first.DeepCopy()
+		second.ObjectMeta = metav1.ObjectMeta{Namespace: "ns", Name: "by-hand", Labels: first.Labels, OwnerReferences: first.OwnerReferences}
+		second.Revision = 2
+		controllertest.Must(api.Create(context.Background(), second, metav1.CreateOptions{}))
+		w.Check(api.Delete(context.Background(), first.Name, metav1.DeleteOptions{}))
+		w.Rest()
+		if got := revisions(); len(got) != 1 || got[0].Name != "by-hand" {
+			t.Errorf("%d revisions, want the one made by hand alone: it keeps the template", len(got))
+		}
+		if now := w.Pods(); len(now) != 2 || now[0].UID != pods[0].UID || now[1].UID != pods[1].UID {
+			t.Error("pods were replaced although their template is the same")
+		}
+		w.image("v2")
+		w.Rest()
+		w.expect("0:v2+ 1:v2+")
+		highest := int64(0)
+		for _, r := range revisions() {
+			highest = max(highest, r.Revision)
+		}
+		if highest != 3 {
+			t.Errorf("the newest revision is number %d, want 3", highest)
+		}
+	})
+}

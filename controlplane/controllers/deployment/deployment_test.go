@@ -370,3 +370,24 @@ func complete(d *appsv1.Deployment) bool {
 	s := d.Status
 	return s.UpdatedReplicas == *d.Spec.Replicas && s.Replicas == *d.Spec.Replicas && s.AvailableReplicas == *d.Spec.Replicas && s.ObservedGeneration == d.Generation
 }
+
+func TestAnotherChangeInTheMiddleOfARolloutLeadsToTheLastTemplate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := start(t, newDeployment(4, 1, 1))
+		defer c.Close()
+		c.Rest()
+		for _, image := range []string{"v2", "v3", "v4"} {
+			c.change(func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = image })
+			if images(c.Pods())[image] == 0 {
+				t.Fatalf("no pod of %s was made before the next change: %v", image, images(c.Pods()))
+			}
+		}
+		c.Rest()
+		if got := images(c.Pods()); len(got) != 1 || got["v4"] != 4 {
+			t.Errorf("pods by image: %v, want 4 of v4", got)
+		}
+		if d := c.get(); d.Annotations["deployment.kubernetes.io/revision"] != "4" || d.Status.UpdatedReplicas != 4 || d.Status.Replicas != 4 {
+			t.Errorf("revision %s, status %+v", d.Annotations["deployment.kubernetes.io/revision"], d.Status)
+		}
+	})
+}

@@ -173,8 +173,10 @@ func (s *state) count(pod *corev1.Pod, un *batchv1.UncountedTerminatedPods) {
 			return
 		}
 	}
-	s.note(pod, false)
-	if action != batchv1.PodFailurePolicyActionIgnore {
+	if action == batchv1.PodFailurePolicyActionIgnore {
+		s.noteIgnored(pod)
+	} else {
+		s.note(pod, false)
 		un.Failed = append(un.Failed, pod.UID)
 	}
 	s.counted = append(s.counted, pod)
@@ -230,17 +232,21 @@ func (s *state) release(ctx context.Context, pods []*corev1.Pod) error {
 }
 
 func (l *loop) untrack(ctx context.Context, pod *corev1.Pod) error {
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
-		"uid": pod.UID, "$deleteFromPrimitiveList/finalizers": []string{batchv1.JobTrackingFinalizer},
-	}})
-	if err != nil {
-		return err
-	}
-	err = l.podIO.Patch(ctx, pod, patch)
+	err := l.untrackIf(ctx, pod, map[string]any{"uid": pod.UID})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) && !stillThere(ctx, l, pod) {
 		return nil
 	}
 	return err
+}
+
+// untrackIf takes the finalizer off pod if the pod's metadata are such as condition says; otherwise it returns a Conflict.
+func (l *loop) untrackIf(ctx context.Context, pod *corev1.Pod, condition map[string]any) error {
+	condition["$deleteFromPrimitiveList/finalizers"] = []string{batchv1.JobTrackingFinalizer}
+	patch, err := json.Marshal(map[string]any{"metadata": condition})
+	if err != nil {
+		return err
+	}
+	return l.podIO.Patch(ctx, pod, patch)
 }
 
 func stillThere(ctx context.Context, l *loop, pod *corev1.Pod) bool {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fairlead/fairlead/controlplane/controllers/controller"
 )
@@ -19,6 +20,7 @@ const (
 type record struct {
 	failures int
 	last     time.Time
+	ignored  map[types.UID]bool // pods among them that no status records, as long as they are there
 }
 
 func delay(failures int) time.Duration {
@@ -44,6 +46,28 @@ func (s *state) note(pod *corev1.Pod, success bool) {
 	if end := s.endOf(pod); end.After(r.last) {
 		r.last = end
 	}
+	s.failures[s.key] = r
+}
+
+// noteIgnored records the end of a pod that the failure policy ignores, once: no status says that this was done, and the next sync may still see the pod's finalizer.
+func (s *state) noteIgnored(pod *corev1.Pod) {
+	s.mu.Lock()
+	known := s.failures[s.key].ignored
+	s.mu.Unlock()
+	if known[pod.UID] {
+		return
+	}
+	s.note(pod, false)
+	ignored := map[types.UID]bool{pod.UID: true}
+	for _, other := range s.pods {
+		if known[other.UID] {
+			ignored[other.UID] = true
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.failures[s.key]
+	r.ignored = ignored
 	s.failures[s.key] = r
 }
 

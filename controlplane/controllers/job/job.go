@@ -198,5 +198,6 @@ func (l *loop) releaseOrphan(ctx context.Context, key string) error {
 			return err
 		}
 	}
-	return l.untrack(ctx, pod)
+	// A Job that adopts the pod at this moment relies on the finalizer: then the pod has another version, and the next try sees its owner.
+	return controller.IgnoreNotFound(l.untrackIf(ctx, pod, map[string]any{"uid": pod.UID, "resourceVersion": pod.ResourceVersion}))
 }

@@ -401,3 +401,68 @@ func counts(t *testing.T, rnd *rand.Rand, lags bool) {
 	}
 	w.released()
 }
+
+// update changes a pod as a user might.
+func (w world) update(pod *corev1.Pod, f func(*corev1.Pod)) {
+	w.T.Helper()
+	pod = w.Pod(pod).DeepCopy()
+	f(pod)
+	_, err := w.Client.CoreV1().Pods("ns").Update(context.Background(), pod, metav1.UpdateOptions{})
+	w.Check(err)
+	w.Wait()
+}
+
+func TestOrphansAreAdoptedAndPodsThatNoLongerMatchReleased(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, newJob(2, 2, nil))
+		defer w.Close()
+		w.run()
+		first, second := w.active()[0], w.active()[1]
+		w.update(first, func(p *corev1.Pod) { p.OwnerReferences = nil })
+		if got := w.Pod(first); !metav1.IsControlledBy(got, w.get()) || !slices.Contains(got.Finalizers, batchv1.JobTrackingFinalizer) {
+			t.Errorf("the orphan was not adopted again: owners %v, finalizers %v", got.OwnerReferences, got.Finalizers)
+		}
+		if n := len(w.Pods()); n != 2 {
+			t.Errorf("%d pods after the adoption, want 2", n)
+		}
+		w.update(second, func(p *corev1.Pod) { p.Labels = map[string]string{"job": "another"} })
+		if got := w.Pod(second); metav1.GetControllerOf(got) != nil || len(got.Finalizers) > 0 {
+			t.Errorf("the pod that no longer matches was not released: owners %v, finalizers %v", got.OwnerReferences, got.Finalizers)
+		}
+		own := controller.Filter(w.active(), func(p *corev1.Pod) bool { return metav1.IsControlledBy(p, w.get()) })
+		if len(own) != 2 {
+			t.Errorf("the Job has %d active pods after it released one, parallelism is 2", len(own))
+		}
+	})
+}
+
+func TestDisruptedPodsDoNotCountWhenThePolicyIgnoresThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, newJob(1, 1, func(s *batchv1.JobSpec) {
+			indexed(s)
+			s.BackoffLimit = ptr.To[int32](0)
+			s.PodFailurePolicy = &batchv1.PodFailurePolicy{Rules: []batchv1.PodFailurePolicyRule{{Action: batchv1.PodFailurePolicyActionIgnore,
+				OnPodConditions: []batchv1.PodFailurePolicyOnPodConditionsPattern{{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue}}}}}
+		}))
+		defer w.Close()
+		for try := range 3 {
+			w.run()
+			pod := w.Pod(w.active()[0]).DeepCopy()
+			pod.Status.Conditions = append(pod.Status.Conditions, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "EvictionByEvictionAPI"})
+			_, err := w.Client.CoreV1().Pods("ns").UpdateStatus(context.Background(), pod, metav1.UpdateOptions{})
+			w.Check(err)
+			w.End(w.Pod(pod), corev1.PodFailed, 137)
+			w.After(time.Minute) // more than the back-off
+			if len(w.active()) != 1 {
+				t.Fatalf("no pod follows number %d, which was disrupted; status %+v", try, w.get().Status)
+			}
+		}
+		if failed := w.get().Status.Failed; failed != 0 {
+			t.Errorf("%d failures are counted, all were disruptions", failed)
+		}
+		w.run()
+		w.End(w.active()[0], corev1.PodFailed, 1)
+		w.After(time.Minute)
+		w.expect(batchv1.JobFailed, "True BackoffLimitExceeded")
+	})
+}

@@ -354,3 +354,33 @@ func invariants(t *testing.T, rnd *rand.Rand, lags bool) {
 		t.Errorf("in the end the status is %+v", s)
 	}
 }
+
+func TestATemplateThatWasThereBeforeIsARollbackAndNoNewRevision(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, newSet(2, nil))
+		defer w.Close()
+		w.Rest()
+		first := w.get().Status.UpdateRevision
+		w.image("v2")
+		w.Rest()
+		second := w.get().Status.UpdateRevision
+		if second == first {
+			t.Fatal("another template has the same revision")
+		}
+		w.image("v1")
+		if s := w.get().Status; s.UpdateRevision != first || s.CurrentRevision != second {
+			t.Errorf("on the way back: current %s, update %s; want %s, %s", s.CurrentRevision, s.UpdateRevision, second, first)
+		}
+		w.Rest()
+		w.expect("db-0:v1+ db-1:v1+")
+		revisions := controllertest.Must(w.Client.AppsV1().ControllerRevisions("ns").List(context.Background(), metav1.ListOptions{})).Items
+		if len(revisions) != 2 {
+			t.Errorf("%d revisions, want 2: the old one is used again", len(revisions))
+		}
+		for _, r := range revisions {
+			if want := map[string]int64{first: 3, second: 2}[r.Name]; r.Revision != want {
+				t.Errorf("%s has number %d, want %d: the one in use is the newest", r.Name, r.Revision, want)
+			}
+		}
+	})
+}
