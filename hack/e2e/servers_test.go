@@ -5,6 +5,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
@@ -27,7 +29,7 @@ var serversPort = testcluster.Port(200)
 
 // TestAnyOfThreeServersMayDie kills each of three servers in turn, under writes and under service load: the API answers again within seconds, no
 // acknowledged write is lost, another server leads, an agent goes on with another server, no request to the service fails, the kubeconfig goes on working as it
-// is, and the killed one returns.
+// is, and the killed one returns. Afterwards the cluster goes back to a snapshot.
 func TestAnyOfThreeServersMayDie(t *testing.T) {
 	s := testcluster.New(t, "servers")
 	images, err := testcluster.Images(filepath.Dir(env.bin))
@@ -63,6 +65,7 @@ func TestAnyOfThreeServersMayDie(t *testing.T) {
 			wantNoLoss(t, load.name, r)
 		})
 	}
+	t.Run("snapshot", c.restore)
 	for i := range 3 {
 		if err := noneRefused(s, fmt.Sprintf("server-%d", i+1)); err != nil {
 			t.Error(err)
@@ -254,4 +257,57 @@ func (c *threeServers) runPod(t *testing.T, client kubernetes.Interface, name st
 		}
 		return err
 	})
+}
+
+// restore takes a snapshot, writes on, and brings all three servers back to it as docs/install.md tells operators to.
+func (c *threeServers) restore(t *testing.T) {
+	names := []string{"server-1", "server-2", "server-3"}
+	in := func(host string, command ...string) {
+		t.Helper()
+		var out bytes.Buffer
+		if err := c.sandbox.Exec(t.Context(), host, command, nil, &out, &out); err != nil {
+			t.Fatalf("%s: %v: %v\n%s", host, command, err, out.String())
+		}
+	}
+	control := func(host string, verb sandbox.Verb) {
+		t.Helper()
+		if _, err := c.sandbox.Control(host, verb, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	note := func(name string) {
+		t.Helper()
+		_, err := c.clients[0].CoreV1().ConfigMaps("default").Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	fairlead, file := filepath.Join(env.bin, "fairlead"), "/var/lib/fairlead/cluster.db"
+	note("before-the-snapshot")
+	in("server-1", fairlead, "etcd", "snapshot", "save", file)
+	note("after-the-snapshot")
+	for _, name := range names {
+		control(name, sandbox.VerbStop)
+	}
+	for _, name := range names {
+		in(name, "mv", "/var/lib/fairlead/server/etcd/member", "/var/lib/fairlead/lost")
+	}
+	in("server-1", fairlead, "etcd", "snapshot", "restore", file)
+	control("server-1", sandbox.VerbStart)
+	eventually(t, 60*time.Second, func() error { return c.verify(c.clients[0]) })
+	for _, name := range names[1:] {
+		control(name, sandbox.VerbStart)
+	}
+	for i, client := range c.clients {
+		eventually(t, 90*time.Second, func() error { return c.verify(client) })
+		maps := client.CoreV1().ConfigMaps("default")
+		if _, err := maps.Get(t.Context(), "before-the-snapshot", metav1.GetOptions{}); err != nil {
+			t.Errorf("%s: %v", names[i], err)
+		}
+		if _, err := maps.Get(t.Context(), "after-the-snapshot", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			t.Errorf("%s: what was written after the snapshot: %v, want it gone", names[i], err)
+		}
+	}
+	eventually(t, 60*time.Second, func() error { return endpointsAre(c.clients[0], c.addresses(t, -1)) })
+	c.runPod(t, c.clients[1], "after-the-restore")
 }
