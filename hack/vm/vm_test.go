@@ -21,7 +21,7 @@ import (
 var suites = []string{"dataplane/loader", "dataplane/loadbalancer", "dataplane/conntrack"}
 
 // The pod network's tests with real pods: with netkit pairs where Debian's kernel has netkit, else with veth.
-const podnetTests = "^(TestEveryVersionAndVerb|TestProgramsMoveToLinks|TestCheckSeesDamage|TestConnectivity|TestFastPath|TestSpoofedSourceIsDropped|TestAgentKilledAnywhere)$"
+const podnetTests = "^(TestEveryVersionAndVerb|TestProgramsMoveToLinks|TestCheckSeesDamage|TestConnectivity|TestFastPath|TestSpoofedSourceIsDropped|TestAgentKilledAnywhere|TestSCTP)$"
 
 // podDevice is what pods get on a kernel series.
 var podDevice = map[string]string{"6.1": "veth", "6.12": "netkit"}
