@@ -97,6 +97,28 @@ func TestAgentKilled(t *testing.T) {
 	}
 }
 
+// TestStatusAfterTheAgentsReturn: what happened while no agent ran is in the pod's status soon after the next one's start; the log says how soon.
+func TestStatusAfterTheAgentsReturn(t *testing.T) {
+	n := Start(t, nil)
+	n.Down()
+	n.Spawn()
+	n.Create(Pod("dies", "forever", n.mark()))
+	n.WaitReady("dies")
+	process := processOf(t, n.mark())
+	n.Kill()
+	if err := unix.Kill(process, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	started := time.Now()
+	n.Spawn()
+	ready := time.Now()
+	pod := n.WaitPhase("dies", v1.PodFailed)
+	if end := pod.Status.ContainerStatuses[0].State.Terminated; end == nil || end.ExitCode != 137 {
+		t.Errorf("%+v", pod.Status.ContainerStatuses[0].State)
+	}
+	t.Logf("the status was right %v after the agent's start, %v after it was ready", time.Since(started).Round(time.Millisecond), time.Since(ready).Round(time.Millisecond))
+}
+
 // countLogs counts how often a pod's command ran to its end.
 func countLogs(n *Node, pod *v1.Pod) int {
 	files, _ := filepath.Glob(filepath.Join(n.Config.Kubelet.PodLogsDir, "default_"+pod.Name+"_"+string(pod.UID), "app", "*.log"))
