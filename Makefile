@@ -17,8 +17,8 @@ UP_FLAGS      ?= --dual
 # What building and running need, as Debian package names.
 DEPS_BUILD := clang-19 llvm-19 libbpf-dev linux-libc-dev
 DEPS_RUN   := runc util-linux ca-certificates
-DEPS_TEST  := iproute2 iptables nftables iperf3 containernetworking-plugins busybox-static containerd dbus-daemon libc6-dev musl-dev
 DEPS_RUNC  := gcc libc6-dev libseccomp-dev pkg-config
+DEPS_TEST  := iproute2 iptables nftables iperf3 containernetworking-plugins busybox-static containerd dbus-daemon musl-dev $(DEPS_RUNC)
 DEPS_VM    := qemu-system-x86 kmod
 
 export CGO_ENABLED := 0

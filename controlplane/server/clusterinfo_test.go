@@ -11,6 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -27,14 +29,15 @@ import (
 func TestDiscoveryAsKubeadm(t *testing.T) {
 	env, stop := start(t, shortDir(t))
 	defer stop()
-	config, err := clientcmd.BuildConfigFromFlags("", env.Keys.ControllerManagerKubeconfig())
-	if err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithCancel(t.Context())
 	signing := make(chan error, 1)
 	go func() {
-		signing <- controllers.Run(ctx, controllers.Config{RESTConfig: config, Controllers: []string{"bootstrapsigner"}, Settings: controller.Settings{}})
+		signing <- controllers.Run(ctx, controllers.Config{
+			RESTConfig: env.ClientAs(user.KubeControllerManager), Controllers: []string{"bootstrapsigner"}, Settings: controller.Settings{},
+			Account: func(account string) (*rest.Config, error) {
+				return env.ClientAs(serviceaccount.MakeUsername(metav1.NamespaceSystem, account)), nil
+			},
+		})
 	}()
 	defer func() {
 		cancel()
@@ -47,6 +50,7 @@ func TestDiscoveryAsKubeadm(t *testing.T) {
 	const id, secret = "abcdef", "0123456789abcdef" // the token that start gives the server
 	var info *corev1.ConfigMap
 	until(t, "cluster-info is signed", func(int) bool {
+		var err error
 		info, err = stranger.CoreV1().ConfigMaps("kube-public").Get(t.Context(), bootstrapapi.ConfigMapClusterInfo, metav1.GetOptions{})
 		if err != nil {
 			t.Fatalf("an anonymous read of cluster-info: %v", err)

@@ -14,7 +14,9 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-func TestMain(m *testing.M) { Main(m) }
+func TestMain(m *testing.M) {
+	Main(m, func() error { _, err := newRunc(); return err })
+}
 
 // each runs f for every case beside the others, on the same node.
 type testCase struct {

@@ -38,8 +38,8 @@ const (
 	NodeName = "node"
 )
 
-// Main is TestMain: it makes the process able to be containerd and its shim, and gives it namespaces of its own.
-func Main(m *testing.M) {
+// Main is TestMain: it calls outside on the machine as it is, makes the process able to be containerd and its shim, and gives it namespaces of its own, which have no network.
+func Main(m *testing.M, outside ...func() error) {
 	if code, ran := containerd.Dispatch(os.Args); ran {
 		os.Exit(code)
 	}
@@ -47,6 +47,12 @@ func Main(m *testing.M) {
 		os.Exit(runChild(file))
 	}
 	if os.Getenv(isolatedEnv) == "" {
+		for _, prepare := range outside {
+			if err := prepare(); err != nil {
+				fmt.Fprintln(os.Stderr, "nodetest:", err)
+				os.Exit(1)
+			}
+		}
 		os.Exit(isolate())
 	}
 	if err := prepareNamespaces(); err != nil {

@@ -4,6 +4,7 @@ package nodetest
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -70,13 +71,18 @@ func firstID(t *testing.T, n *Node, pod *v1.Pod, attempt int) int {
 	return first
 }
 
-// TestUserNamespace: a pod's root is nobody on the host, reads and writes its volumes all the same, and keeps its ids as long as it lives.
-func TestUserNamespace(t *testing.T) {
+// newRunc returns a runc that can make user namespaces. It is built outside the tests' namespaces, which reach no module proxy.
+func newRunc() (string, error) {
 	root, err := testcluster.Root()
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
-	binary, err := runc.Build(t.Context(), filepath.Join(root, "bin", "tools"))
+	return runc.Build(context.Background(), filepath.Join(root, "bin", "tools"))
+}
+
+// TestUserNamespace: a pod's root is nobody on the host, reads and writes its volumes all the same, and keeps its ids as long as it lives.
+func TestUserNamespace(t *testing.T) {
+	binary, err := newRunc()
 	if err != nil {
 		t.Fatal(err)
 	}

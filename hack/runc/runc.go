@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package runc builds a runc that can make user namespaces with mapped mounts, which Debian 12's own cannot, for tests of nodes that have one. It is no dependency of
-// ours: it is built once, into bin/tools, without the seccomp filters that `make runc` adds for real use.
+// ours: it is built once, into bin/tools.
 package runc
 
 import (
@@ -25,14 +25,10 @@ func Build(ctx context.Context, tools string) (string, error) {
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	compiler := "gcc"
-	if _, err := exec.LookPath(compiler); err != nil {
-		compiler = "clang-19" // what the eBPF programs are built with
-	}
-	cmd := exec.CommandContext(ctx, "go", "install", "github.com/opencontainers/runc@"+Version)
-	cmd.Env = append(os.Environ(), "GOBIN="+tools, "GOFLAGS=-trimpath", "CGO_ENABLED=1", "CC="+compiler)
+	cmd := exec.CommandContext(ctx, "go", "install", "-tags", "seccomp", "github.com/opencontainers/runc@"+Version)
+	cmd.Env = append(os.Environ(), "GOBIN="+tools, "GOFLAGS=-trimpath", "CGO_ENABLED=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build runc %s (it needs a C compiler and the Go module proxy): %w\n%s", Version, err, out)
+		return "", fmt.Errorf("build runc %s (it needs gcc, pkg-config, libseccomp-dev and the Go module proxy): %w\n%s", Version, err, out)
 	}
 	return path, nil
 }
