@@ -23,6 +23,7 @@ type nodeLimits struct {
 	shutdown, shutdownCritical time.Duration
 	shutdownOnTerm             bool
 	shutdownByPriority         map[string]string
+	imageHigh, imageLow        int
 	podPids                    int64
 	maxPods                    int
 }
@@ -39,6 +40,8 @@ func (l *nodeLimits) register(f *pflag.FlagSet) {
 	f.DurationVar(&l.shutdownCritical, "shutdown-grace-period-critical-pods", 0, "the last part of --shutdown-grace-period, for critical pods alone")
 	f.StringToStringVar(&l.shutdownByPriority, "shutdown-grace-period-by-pod-priority", nil, "instead of the two above, how long pods of at least a priority have, PRIORITY=DURATION")
 	f.BoolVar(&l.shutdownOnTerm, "shutdown-on-term", false, "SIGTERM means that the machine shuts down (for hosts without systemd)")
+	f.IntVar(&l.imageHigh, "image-gc-high-threshold", 85, "percent of the disk in use above which unused images are removed (100: never)")
+	f.IntVar(&l.imageLow, "image-gc-low-threshold", 80, "percent of the disk in use down to which they are removed")
 	f.Int64Var(&l.podPids, "pod-max-pids", 0, "processes a pod may have (0: no limit)")
 	f.IntVar(&l.maxPods, "max-pods", 110, "pods this node takes")
 }
@@ -64,6 +67,10 @@ func (l *nodeLimits) apply(c *kubelet.Config) error {
 		c.EvictionSoftGrace[name] = period
 	}
 	c.EvictionPressureTransition, c.EvictionMaxPodGrace = l.transition, l.maxGrace
+	if l.imageLow < 0 || l.imageLow >= l.imageHigh || l.imageHigh > 100 {
+		return fmt.Errorf("--image-gc-low-threshold %d and --image-gc-high-threshold %d: want 0 <= low < high <= 100", l.imageLow, l.imageHigh)
+	}
+	c.ImageGCHigh, c.ImageGCLow = l.imageHigh, l.imageLow
 	c.PodPidsLimit, c.MaxPods = l.podPids, l.maxPods
 	s := &c.Shutdown
 	s.Grace, s.GraceCritical, s.OnTerm = l.shutdown, l.shutdownCritical, l.shutdownOnTerm

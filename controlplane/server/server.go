@@ -14,6 +14,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
@@ -261,7 +262,7 @@ func settle(ctx context.Context, cfg Config, env Env) error {
 	return errors.Join(makeToken(ctx, client, cfg.Token, node), makeToken(ctx, client, cfg.ServerToken, server))
 }
 
-// makeToken stores text as b unless there is such a token.
+// makeToken stores text as b unless there is such a token. A store that cannot write now, as while it has no leader, is asked again for tokenPatience.
 func makeToken(ctx context.Context, client kubernetes.Interface, text string, b tokens.Bootstrap) error {
 	if text == "" {
 		return nil
@@ -270,8 +271,26 @@ func makeToken(ctx context.Context, client kubernetes.Interface, text string, b 
 	if b.ID, b.Secret, ok = strings.Cut(text, "."); !ok {
 		return errors.New("the join token is not of the form id.secret")
 	}
-	if _, err := tokens.CreateBootstrap(ctx, client, b); err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("store the join token: %w", err)
+	var refused error
+	err := wait.PollUntilContextTimeout(ctx, tokenRetry, tokenPatience, true, func(ctx context.Context) (bool, error) {
+		_, err := tokens.CreateBootstrap(ctx, client, b)
+		switch {
+		case err == nil || apierrors.IsAlreadyExists(err):
+			return true, nil
+		case !apierrors.IsInternalError(err) && !apierrors.IsTimeout(err) && !apierrors.IsServerTimeout(err) && !apierrors.IsTooManyRequests(err):
+			return false, err
+		}
+		refused = err
+		klog.FromContext(ctx).Error(err, "The join token is not stored yet, will retry", "in", tokenRetry)
+		return false, nil
+	})
+	if err != nil {
+		return fmt.Errorf("store the join token: %w", errors.Join(err, refused))
 	}
 	return nil
 }
+
+const (
+	tokenRetry    = 2 * time.Second
+	tokenPatience = 2 * time.Minute
+)

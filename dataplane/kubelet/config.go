@@ -89,7 +89,7 @@ type Config struct {
 	SeccompDefault       bool
 	AllowedUnsafeSysctls []string
 	ParallelPulls        int // default 4
-	// ImageGCHigh and ImageGCLow are percentages of the image filesystem: above the first, unused images go until below the second. 85 and 80.
+	// ImageGCHigh and ImageGCLow are percentages of the image filesystem: above the first, unused images go until below the second; 100 means never. 85 and 80.
 	ImageGCHigh, ImageGCLow int
 	ContainerLogMaxSize     int64   // default 10 MiB
 	ContainerLogMaxFiles    int     // default 5

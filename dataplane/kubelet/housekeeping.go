@@ -132,7 +132,7 @@ func (h *housekeeper) collectImages(ctx context.Context) error {
 	}
 	capacity, available := *fs.CapacityBytes, *fs.AvailableBytes
 	used := 100 - int(100*available/capacity)
-	if used < h.cfg.ImageGCHigh {
+	if used < h.cfg.ImageGCHigh || h.cfg.ImageGCHigh == 100 {
 		return h.collector.Note(ctx)
 	}
 	wanted := capacity*uint64(100-h.cfg.ImageGCLow)/100 - available

@@ -166,8 +166,9 @@ const (
 	serverTokenFile = "/var/lib/fairlead/server-token"
 )
 
-// evictionHard is in bytes, not shares: the nodes have this machine's one disk together, and that may well be 85% full.
-const evictionHard = "memory.available=100Mi,nodefs.available=500Mi,imagefs.available=500Mi"
+// diskArgs count in bytes, not shares: the nodes have this machine's one disk together, and that may well be 85% full. Images are not removed for it either:
+// there is no registry to get them from again.
+var diskArgs = []string{"--eviction-hard=memory.available=100Mi,nodefs.available=500Mi,imagefs.available=500Mi", "--image-gc-high-threshold=100"}
 
 // mainArgs returns the command of a node's main process; the paths are those inside the host.
 func (s *Sandbox) mainArgs(h Host, t Topology, o UpOptions) []string {
@@ -204,7 +205,7 @@ func (s *Sandbox) mainArgs(h Host, t Topology, o UpOptions) []string {
 	if t.Routed {
 		args = append(args, "--overlay=vxlan")
 	}
-	args = append(args, "--eviction-hard="+evictionHard)
+	args = append(args, diskArgs...)
 	if o.NoNetwork {
 		args = append(args, "--no-network")
 	}
