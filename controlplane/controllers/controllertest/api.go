@@ -43,14 +43,24 @@ type API struct {
 	tracker clienttesting.ObjectTracker
 	version int
 	uid     int
+	watches map[schema.GroupVersionResource][]watcher
 
 	// Wrote, when set, is called after every successful write, with the API locked.
 	Wrote func(verb string, gvr schema.GroupVersionResource, obj runtime.Object)
 }
 
+// watcher is somebody who watches the objects of one type in one namespace, or in all ("").
+type watcher struct {
+	namespace string
+	watch     *lagging
+}
+
 // NewAPI returns an empty API server. Its clients must not outlive the test.
 func NewAPI(t testing.TB, objs ...runtime.Object) *API {
-	a := &API{t: t, clock: clock.RealClock{}, version: 100, tracker: clienttesting.NewObjectTracker(scheme.Scheme, scheme.Codecs.UniversalDecoder())}
+	a := &API{
+		t: t, clock: clock.RealClock{}, version: 100, tracker: clienttesting.NewObjectTracker(scheme.Scheme, scheme.Codecs.UniversalDecoder()),
+		watches: map[schema.GroupVersionResource][]watcher{},
+	}
 	client := a.Client(nil)
 	for _, obj := range objs {
 		gvk := obj.GetObjectKind().GroupVersionKind()
@@ -97,11 +107,11 @@ func (a *API) client(before func(clienttesting.Action) error, lag *Lag) *fake.Cl
 		return clienttesting.ObjectReaction(a.tracker)(action)
 	})
 	c.AddWatchReactor("*", func(action clienttesting.Action) (bool, watch.Interface, error) {
-		w, err := a.tracker.Watch(action.GetResource(), action.GetNamespace())
-		if err != nil {
-			return true, nil, err
-		}
-		return true, lag.watch(w), nil
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		w := lag.watch()
+		a.watches[action.GetResource()] = append(a.watches[action.GetResource()], watcher{action.GetNamespace(), w})
+		return true, w, nil
 	})
 	return c
 }
@@ -154,7 +164,7 @@ func (a *API) create(gvr schema.GroupVersionResource, ns string, obj runtime.Obj
 	if err := a.tracker.Create(gvr, obj, ns); err != nil {
 		return nil, err
 	}
-	return a.done("create", gvr, obj), nil
+	return a.done("create", watch.Added, gvr, obj), nil
 }
 
 func (a *API) update(gvr schema.GroupVersionResource, ns, subresource string, obj runtime.Object) (runtime.Object, error) {
@@ -201,7 +211,7 @@ func (a *API) update(gvr schema.GroupVersionResource, ns, subresource string, ob
 	if err := a.tracker.Update(gvr, obj, ns); err != nil {
 		return nil, err
 	}
-	return a.done("update", gvr, obj), a.reap(gvr, obj)
+	return a.done("update", watch.Modified, gvr, obj), a.reap(gvr, obj)
 }
 
 // reap removes what was deleted without grace as soon as no finalizer holds it.
@@ -283,7 +293,7 @@ func (a *API) delete(gvr schema.GroupVersionResource, ns, name string, o metav1.
 	if err := a.tracker.Update(gvr, obj, ns); err != nil {
 		return err
 	}
-	a.done("delete", gvr, obj)
+	a.done("delete", watch.Modified, gvr, obj)
 	return nil
 }
 
@@ -327,7 +337,7 @@ func (a *API) remove(gvr schema.GroupVersionResource, obj runtime.Object) error 
 	if err := a.tracker.Delete(gvr, m.GetNamespace(), m.GetName()); err != nil {
 		return err
 	}
-	a.done("remove", gvr, obj)
+	a.done("remove", watch.Deleted, gvr, obj)
 	return nil
 }
 
@@ -336,7 +346,14 @@ func (a *API) stamp(m metav1.Object) {
 	m.SetResourceVersion(fmt.Sprint(a.version))
 }
 
-func (a *API) done(verb string, gvr schema.GroupVersionResource, obj runtime.Object) runtime.Object {
+// done tells of a write: the watches, which the tracker would tell through channels of a fixed size, and the test.
+func (a *API) done(verb string, event watch.EventType, gvr schema.GroupVersionResource, obj runtime.Object) runtime.Object {
+	a.watches[gvr] = slices.DeleteFunc(a.watches[gvr], func(w watcher) bool { return w.watch.stopped() })
+	for _, w := range a.watches[gvr] {
+		if w.namespace == "" || w.namespace == accessor(obj).GetNamespace() {
+			w.watch.publish(watch.Event{Type: event, Object: obj.DeepCopyObject()})
+		}
+	}
 	if a.Wrote != nil {
 		a.Wrote(verb, gvr, obj)
 	}

@@ -17,19 +17,19 @@ type Lag struct {
 	watches []*lagging
 }
 
-// lagging is one watch. pump reads what comes as fast as it comes, since the fake API's watch has little room.
+// lagging is one watch. It holds as many events as the API has published and its reader has not taken yet: a slow reader loses none and stops nobody.
 type lagging struct {
 	lag     *Lag
-	inner   watch.Interface
-	pending []watch.Event
+	pending []watch.Event // guarded by lag.mu
+	news    chan struct{} // pending may have become passable
 	out     chan watch.Event
 	done    chan struct{}
 	stop    sync.Once
 }
 
-// watch returns inner with its events held as l says.
-func (l *Lag) watch(inner watch.Interface) watch.Interface {
-	w := &lagging{lag: l, inner: inner, out: make(chan watch.Event), done: make(chan struct{})}
+// watch returns a watch of what is published to it, its events held as l says.
+func (l *Lag) watch() *lagging {
+	w := &lagging{lag: l, news: make(chan struct{}, 1), out: make(chan watch.Event), done: make(chan struct{})}
 	l.mu.Lock()
 	l.watches = append(l.watches, w)
 	l.mu.Unlock()
@@ -39,31 +39,62 @@ func (l *Lag) watch(inner watch.Interface) watch.Interface {
 
 func (w *lagging) ResultChan() <-chan watch.Event { return w.out }
 
-func (w *lagging) Stop() {
-	w.stop.Do(func() { close(w.done) })
-	w.inner.Stop()
+func (w *lagging) Stop() { w.stop.Do(func() { close(w.done) }) }
+
+// stopped reports whether nobody reads any more.
+func (w *lagging) stopped() bool {
+	select {
+	case <-w.done:
+		return true
+	default:
+		return false
+	}
 }
 
+// publish adds an event behind those that wait. It never blocks.
+func (w *lagging) publish(e watch.Event) {
+	w.lag.mu.Lock()
+	w.pending = append(w.pending, e)
+	w.lag.mu.Unlock()
+	w.wake()
+}
+
+func (w *lagging) wake() {
+	select {
+	case w.news <- struct{}{}:
+	default:
+	}
+}
+
+// pump sends what is published while nothing is held.
 func (w *lagging) pump() {
 	for {
 		select {
 		case <-w.done:
 			return
-		case e, ok := <-w.inner.ResultChan():
-			if !ok {
-				return
-			}
-			w.lag.mu.Lock()
-			hold := w.lag.holds
-			if hold {
-				w.pending = append(w.pending, e)
-			}
-			w.lag.mu.Unlock()
-			if !hold {
-				w.send(e)
-			}
+		case <-w.news:
+		}
+		for e, ok := w.next(); ok; e, ok = w.next() {
+			w.send(e)
 		}
 	}
+}
+
+// next takes the oldest event, unless events are held.
+func (w *lagging) next() (watch.Event, bool) {
+	w.lag.mu.Lock()
+	defer w.lag.mu.Unlock()
+	if w.lag.holds || len(w.pending) == 0 {
+		return watch.Event{}, false
+	}
+	return w.take(), true
+}
+
+// take removes the oldest event, which there is.
+func (w *lagging) take() watch.Event {
+	e := w.pending[0]
+	w.pending = w.pending[1:]
+	return e
 }
 
 func (w *lagging) send(e watch.Event) {
@@ -73,11 +104,14 @@ func (w *lagging) send(e watch.Event) {
 	}
 }
 
-// Hold keeps back every event from now on, or, with false, none: what is held already is then to be let pass first.
+// Hold keeps back every event from now on, or, with false, none, also not those held already.
 func (l *Lag) Hold(on bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.holds = on
+	for _, w := range l.watches {
+		w.wake()
+	}
 }
 
 // Pending counts the events that are held.
@@ -90,12 +124,12 @@ func (l *Lag) Pending() (n int) {
 	return n
 }
 
-// Pass lets the oldest event of one watch pass: choose gets the number of watches that hold any. It reports whether there was one.
+// Pass lets the oldest held event of one watch pass: choose gets the number of watches that hold any. It reports whether there was one.
 func (l *Lag) Pass(choose func(n int) int) bool {
 	l.mu.Lock()
 	var with []*lagging
 	for _, w := range l.watches {
-		if len(w.pending) > 0 {
+		if l.holds && len(w.pending) > 0 {
 			with = append(with, w)
 		}
 	}
@@ -104,8 +138,7 @@ func (l *Lag) Pass(choose func(n int) int) bool {
 		return false
 	}
 	w := with[choose(len(with))]
-	e := w.pending[0]
-	w.pending = w.pending[1:]
+	e := w.take()
 	l.mu.Unlock()
 	w.send(e)
 	return true
