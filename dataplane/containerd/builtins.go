@@ -3,7 +3,7 @@
 package containerd
 
 // The daemon's plugins: what CRI on Linux with overlayfs needs, and nothing else. Left out on purpose: the snapshotters
-// for btrfs, zfs, devmapper, erofs and block files, NRI, tracing, image verifiers, and the restart monitor (the kubelet restarts).
+// for btrfs, zfs, devmapper, erofs and block files, NRI, tracing, image verifiers, the restart monitor (the kubelet restarts), and the gRPC server (server.go).
 import (
 	_ "github.com/containerd/containerd/api/types/runc/options"
 	_ "github.com/containerd/containerd/v2/core/metrics/cgroups"
@@ -20,7 +20,6 @@ import (
 	_ "github.com/containerd/containerd/v2/plugins/metadata"
 	_ "github.com/containerd/containerd/v2/plugins/mount"
 	_ "github.com/containerd/containerd/v2/plugins/sandbox"
-	_ "github.com/containerd/containerd/v2/plugins/server/grpc"
 	_ "github.com/containerd/containerd/v2/plugins/server/ttrpc"
 	_ "github.com/containerd/containerd/v2/plugins/services/containers"
 	_ "github.com/containerd/containerd/v2/plugins/services/content"

@@ -117,6 +117,18 @@ func (n *node) cri(f func(ctx context.Context, cri runtimeapi.RuntimeServiceClie
 // runContainer starts testapp with args in a host-network pod and returns its container id.
 func (n *node) runContainer(name string, args ...string) (id string) {
 	n.t.Helper()
+	id = n.makeContainer(name, args...)
+	n.cri(func(ctx context.Context, cri runtimeapi.RuntimeServiceClient) {
+		if _, err := cri.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
+			n.t.Fatal(err)
+		}
+	})
+	return id
+}
+
+// makeContainer is runContainer without the start.
+func (n *node) makeContainer(name string, args ...string) (id string) {
+	n.t.Helper()
 	n.cri(func(ctx context.Context, cri runtimeapi.RuntimeServiceClient) {
 		hostNetwork := &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE}
 		pod := &runtimeapi.PodSandboxConfig{
@@ -135,9 +147,6 @@ func (n *node) runContainer(name string, args ...string) (id string) {
 			},
 		})
 		if err != nil {
-			n.t.Fatal(err)
-		}
-		if _, err := cri.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: container.ContainerId}); err != nil {
 			n.t.Fatal(err)
 		}
 		id = container.ContainerId
@@ -203,6 +212,21 @@ func TestRuntimeOutlivesItsAgent(t *testing.T) {
 		t.Fatalf("container is %v", state)
 	}
 	_, started := n.state(id)
+
+	for i := range 10 { // starts whose callers die one after the other
+		cut := n.makeContainer(fmt.Sprintf("cut-%d", i), "forever")
+		n.cri(func(ctx context.Context, cri runtimeapi.RuntimeServiceClient) {
+			ctx, cancel := context.WithTimeout(ctx, time.Duration(i)*3*time.Millisecond)
+			defer cancel()
+			_, _ = cri.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: cut})
+		})
+		n.cri(func(ctx context.Context, cri runtimeapi.RuntimeServiceClient) {
+			_, _ = cri.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: cut}) // waits for the first, or is told that it runs
+		})
+		if state, _ := n.state(cut); state != runtimeapi.ContainerState_CONTAINER_RUNNING {
+			t.Errorf("container %d is %v: its start ended with its caller", i, state)
+		}
+	}
 
 	n.leave()
 	if err := unix.Kill(first, 0); err != nil {

@@ -24,6 +24,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 )
@@ -130,7 +132,7 @@ func decompress(r io.Reader) (io.Reader, func(), error) {
 	return buffered, func() {}, nil
 }
 
-// importAll imports the sandbox image, unless it is there already.
+// importAll imports the sandbox image, unless it is there already, and waits until CRI answers.
 func importAll(ctx context.Context, cfg Config) error {
 	images, err := OpenImages(cfg.Socket(), cfg.Snapshotter)
 	if err != nil {
@@ -138,7 +140,7 @@ func importAll(ctx context.Context, cfg Config) error {
 	}
 	defer images.Close()
 	if _, err := images.client.GetImage(namespaces.WithNamespace(ctx, criNamespace), SandboxImage); err == nil {
-		return nil
+		return images.waitAnswers(ctx)
 	}
 	pause, err := pauseArchives.ReadFile("pause/pause_" + runtime.GOARCH + ".tar")
 	if err != nil {
@@ -164,6 +166,24 @@ func (i *Images) waitKnown(ctx context.Context, name string) error {
 		case <-time.After(readyInterval):
 		case <-ctx.Done():
 			return fmt.Errorf("CRI does not know image %s: %w", name, errors.Join(err, ctx.Err()))
+		}
+	}
+}
+
+// waitAnswers returns when CRI answers: after its start the daemon first reads what containers there are.
+func (i *Images) waitAnswers(ctx context.Context) error {
+	cri := runtimeapi.NewRuntimeServiceClient(i.conn())
+	tick := time.NewTicker(readyInterval)
+	defer tick.Stop()
+	for {
+		_, err := cri.Version(ctx, &runtimeapi.VersionRequest{})
+		if status.Code(err) != codes.Unavailable {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the container runtime does not answer: %w", err)
+		case <-tick.C:
 		}
 	}
 }

@@ -47,6 +47,9 @@ func removePods(ctx context.Context, cfg Config) error {
 	defer images.Close()
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	if err := images.waitAnswers(ctx); err != nil {
+		return err
+	}
 	cri := runtimeapi.NewRuntimeServiceClient(images.conn())
 	pods, err := cri.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
 	if err != nil {

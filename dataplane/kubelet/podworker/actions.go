@@ -41,6 +41,7 @@ func (w *worker) launch(ctx context.Context, a sync.Action) {
 		err := w.perform(ctx, pod, seen, a)
 		w.mu.Lock()
 		delete(w.busy, key)
+		w.acted++
 		w.mu.Unlock()
 		if err != nil && ctx.Err() == nil {
 			klog.FromContext(ctx).Info("Action failed", "action", a.Verb.String(), "object", key.Object, "err", err)

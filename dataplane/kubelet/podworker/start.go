@@ -57,45 +57,32 @@ func (w *worker) startContainer(ctx context.Context, pod *v1.Pod, seen *observed
 	return err
 }
 
+// tryStart makes an instance of the container, unless an earlier agent left one that was not started yet, starts it, and runs its post-start hook.
 func (w *worker) tryStart(ctx context.Context, pod *v1.Pod, seen *observed.Pod, a sync.Action) error {
 	container := a.Container
-	sandbox := seen.Ready()
-	if sandbox == nil || sandbox.ID != a.ID {
-		return errors.New("sandbox changed")
-	}
-	hostname, err := criconfig.SandboxHostname(pod, w.ClusterDomain)
-	if err != nil {
-		return err
-	}
-	dns, err := w.DNS(pod)
-	if err != nil {
-		return err
-	}
-	userns, err := w.userNS(pod)
-	if err != nil {
-		return err
-	}
-	sandboxConfig := criconfig.Sandbox(pod, int(sandbox.Attempt), w.Node, hostname, dns, userns)
-	image, imageVolumes, err := w.pull(ctx, pod, container, sandboxConfig)
-	if err != nil {
-		return err
-	}
-	config, err := w.configure(ctx, pod, seen, a, sandbox, image, imageVolumes, userns)
-	if err != nil {
-		w.Event(pod, container.Name, true, "Failed", "Error: "+err.Error())
-		return &waitError{reason: "CreateContainerConfigError", err: err}
-	}
-	started := time.Now()
-	id, err := w.Runtime.CreateContainer(ctx, a.ID, config, sandboxConfig)
-	if err != nil {
-		if ctx.Err() == nil {
-			w.Event(pod, container.Name, true, "Failed", "Error: "+err.Error())
+	id, last, began := a.Instance, seen.Previous(container.Name), time.Now()
+	if id == "" {
+		config, sandbox, err := w.prepare(ctx, pod, seen, a)
+		if err != nil {
+			return err
 		}
-		return &waitError{reason: "CreateContainerError", err: err}
+		last, began = seen.Newest(container.Name), time.Now()
+		if id, err = w.Runtime.CreateContainer(ctx, a.ID, config, sandbox); err != nil {
+			if ctx.Err() == nil {
+				w.Event(pod, container.Name, true, "Failed", "Error: "+err.Error())
+			}
+			return &waitError{reason: "CreateContainerError", err: err}
+		}
+		w.Event(pod, container.Name, false, "Created", "Container created")
 	}
-	w.Event(pod, container.Name, false, "Created", "Container created")
-	last := seen.Newest(container.Name)
-	err = w.Runtime.StartContainer(ctx, id)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	// Once asked for, a start is waited for, also by a pod that ends meanwhile: given up half way, it may or may not have run.
+	err := w.Runtime.StartContainer(context.WithoutCancel(ctx), id)
+	if a.Instance != "" && observed.IsNotFound(err) { // the runtime lost it, all but its name
+		err = errors.Join(err, w.Runtime.RemoveContainer(ctx, id))
+	}
 	w.mu.Lock()
 	m := w.memoryOf(container.Name)
 	m.Backoff = m.Backoff.Restarted(last)
@@ -108,10 +95,10 @@ func (w *worker) tryStart(ctx context.Context, pod *v1.Pod, seen *observed.Pod, 
 	}
 	w.Event(pod, container.Name, false, "Started", "Container started")
 	if w.OnStage != nil {
-		w.OnStage("container", time.Since(started))
+		w.OnStage("container", time.Since(began))
 	}
-	if container.Lifecycle == nil || container.Lifecycle.PostStart == nil {
-		return nil
+	if ctx.Err() != nil || container.Lifecycle == nil || container.Lifecycle.PostStart == nil {
+		return ctx.Err()
 	}
 	w.poke() // running, while the hook runs
 	if err := w.hook(ctx, pod, container, id, container.Lifecycle.PostStart); err != nil {
@@ -123,6 +110,37 @@ func (w *worker) tryStart(ctx context.Context, pod *v1.Pod, seen *observed.Pod, 
 		return &waitError{reason: "PostStartHookError", err: errors.Join(err, w.kill(ctx, pod, kill))}
 	}
 	return nil
+}
+
+// prepare pulls the container's image and returns the configurations of a new instance and of its sandbox.
+func (w *worker) prepare(ctx context.Context, pod *v1.Pod, seen *observed.Pod, a sync.Action) (*runtimeapi.ContainerConfig, *runtimeapi.PodSandboxConfig, error) {
+	sandbox := seen.Ready()
+	if sandbox == nil || sandbox.ID != a.ID {
+		return nil, nil, errors.New("sandbox changed")
+	}
+	hostname, err := criconfig.SandboxHostname(pod, w.ClusterDomain)
+	if err != nil {
+		return nil, nil, err
+	}
+	dns, err := w.DNS(pod)
+	if err != nil {
+		return nil, nil, err
+	}
+	userns, err := w.userNS(pod)
+	if err != nil {
+		return nil, nil, err
+	}
+	sandboxConfig := criconfig.Sandbox(pod, int(sandbox.Attempt), w.Node, hostname, dns, userns)
+	image, imageVolumes, err := w.pull(ctx, pod, a.Container, sandboxConfig)
+	if err != nil {
+		return nil, nil, err
+	}
+	config, err := w.configure(ctx, pod, seen, a, sandbox, image, imageVolumes, userns)
+	if err != nil {
+		w.Event(pod, a.Container.Name, true, "Failed", "Error: "+err.Error())
+		return nil, nil, &waitError{reason: "CreateContainerConfigError", err: err}
+	}
+	return config, sandboxConfig, nil
 }
 
 // pull makes sure of the container's image and of the image volumes it mounts.

@@ -55,6 +55,7 @@ type worker struct {
 	memory       map[string]*sync.Container
 	waiting      map[string]v1.ContainerStateWaiting
 	busy         map[sync.Key]*action
+	acted        int // actions that have ended
 	resizeError  string
 	sandboxRetry time.Time
 	volumeRetry  time.Time
@@ -180,6 +181,7 @@ func (w *worker) loop(ctx context.Context) {
 	w.Objects.Register(w.pod)
 	for ctx.Err() == nil {
 		wait := resyncPeriod
+		acted := w.actedSoFar()
 		seen, err := observed.Fetch(ctx, w.Runtime, w.pod.UID)
 		if err != nil {
 			if ctx.Err() == nil {
@@ -188,7 +190,7 @@ func (w *worker) loop(ctx context.Context) {
 			wait = fetchRetry
 		} else {
 			started := time.Now()
-			done, again := w.step(ctx, seen)
+			done, again := w.step(ctx, seen, acted)
 			if w.OnStep != nil {
 				w.OnStep(w.doing(), time.Since(started))
 			}
@@ -223,11 +225,20 @@ func (w *worker) doing() string {
 	return "sync"
 }
 
-// step looks once: plan, start actions, report. done tells that the worker's work is over.
-func (w *worker) step(ctx context.Context, seen *observed.Pod) (done bool, again time.Time) {
+func (w *worker) actedSoFar() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.acted
+}
+
+// step looks once: plan, start actions, report. seen was read when acted actions had ended. done tells that the worker's work is over.
+func (w *worker) step(ctx context.Context, seen *observed.Pod, acted int) (done bool, again time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
+	if acted != w.acted { // seen may be from before what was done meanwhile, which would be done again
+		return false, now
+	}
 	if w.fresh || w.pending != nil {
 		w.pod = w.grant(w.latest)
 	}

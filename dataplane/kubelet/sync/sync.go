@@ -96,6 +96,7 @@ type Action struct {
 	Kind      Kind
 	Attempt   int    // CreateSandbox, StartContainer: number of earlier ones
 	ID        string // of the sandbox or container to act on; the sandbox to start in
+	Instance  string // StartContainer: the instance to start, which was made before; empty: make one
 	Kill      Kill
 	Deadline  time.Time // KillContainer: zero means the pod's own grace period from now
 }
@@ -205,8 +206,8 @@ func (p *planner) run() {
 	}
 	for i := range p.Pod.Spec.EphemeralContainers {
 		container := (*v1.Container)(&p.Pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
-		if p.Observed.Newest(container.Name) == nil {
-			p.start(container, Ephemeral, sandbox, nil)
+		if newest := p.Observed.Newest(container.Name); newest == nil || newest.State == observed.Created {
+			p.start(container, Ephemeral, sandbox, newest)
 		}
 	}
 	if !p.initialise(sandbox) {
@@ -261,8 +262,11 @@ func (p *planner) initialise(sandbox *observed.Sandbox) bool {
 			continue
 		}
 		switch {
-		case current == nil, current.State == observed.Created, current.State == observed.Unknown:
+		case current == nil, current.State == observed.Created:
 			p.start(container, Init, sandbox, p.Observed.Newest(container.Name))
+			return false
+		case current.State == observed.Unknown:
+			p.killUnknown(container, Init, current)
 			return false
 		case current.State == observed.Running:
 			return false
@@ -314,6 +318,10 @@ func (p *planner) keep(container *v1.Container, kind Kind, sandbox *observed.San
 		}
 		return
 	}
+	if newest.State == observed.Unknown && newest.SandboxID == sandbox.ID {
+		p.killUnknown(container, kind, newest)
+		return
+	}
 	if newest.State == observed.Exited && newest.SandboxID != sandbox.ID && kind == Sidecar {
 		p.start(container, kind, sandbox, newest)
 		return
@@ -321,6 +329,12 @@ func (p *planner) keep(container *v1.Container, kind Kind, sandbox *observed.San
 	if ShouldRestart(p.Pod, container, kind, newest) {
 		p.restart(container, kind, sandbox, newest)
 	}
+}
+
+// killUnknown ends an instance that may run although the runtime cannot tell: never shall two run.
+func (p *planner) killUnknown(container *v1.Container, kind Kind, c *observed.Container) {
+	p.do(Action{Verb: KillContainer, Container: container, Kind: kind, ID: c.ID,
+		Kill: Kill{Reason: "Killing", Message: fmt.Sprintf("Container %s is in a state that the runtime does not know, it is ended first", container.Name)}})
 }
 
 // resize plans to give a running container other resources, in place or by a restart, as its resize policy says.
@@ -359,12 +373,18 @@ func (p *planner) restart(container *v1.Container, kind Kind, sandbox *observed.
 	p.start(container, kind, sandbox, last)
 }
 
+// start plans a start. An instance that was made in this sandbox and not started yet, by an agent that ended in between, is the one to start: its start may
+// be under way in the runtime, which starts none twice, while another instance beside it would be a second run.
 func (p *planner) start(container *v1.Container, kind Kind, sandbox *observed.Sandbox, last *observed.Container) {
 	if retry := p.memory(container.Name).Retry; p.Now.Before(retry) {
 		p.again(retry)
 		return
 	}
 	if last != nil && p.busy(KillContainer, last.ID) {
+		return
+	}
+	if last != nil && last.State == observed.Created && last.SandboxID == sandbox.ID {
+		p.do(Action{Verb: StartContainer, Container: container, Kind: kind, ID: sandbox.ID, Instance: last.ID, Attempt: last.Attempt})
 		return
 	}
 	attempt := 0
@@ -398,8 +418,17 @@ func (p *planner) end() {
 		kill(c)
 		waiting = true
 	}
-	for key := range p.Busy { // a start under way ends by its cancelled context; then it is looked at again
+	for key := range p.Busy { // what is under way ends by its cancelled context, or when the container has started; then it is looked at again
 		waiting = waiting || key.Verb == StartContainer || key.Verb == CreateSandbox || key.Verb == SetUpVolumes
+	}
+	if waiting {
+		return
+	}
+	for i := range p.Observed.Containers { // its start may be under way in the runtime, which removes it only after that
+		if c := &p.Observed.Containers[i]; c.State == observed.Created {
+			p.do(Action{Verb: RemoveContainer, ID: c.ID})
+			waiting = true
+		}
 	}
 	if waiting {
 		return

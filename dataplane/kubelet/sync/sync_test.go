@@ -84,6 +84,9 @@ func describe(plan Plan) string {
 		switch {
 		case a.Verb == StartContainer:
 			word = fmt.Sprintf("start %s", a.Container.Name)
+			if a.Instance != "" {
+				word = "start instance " + a.Instance
+			}
 			if a.Attempt > 0 {
 				word += fmt.Sprintf(" again (%d)", a.Attempt)
 			}
@@ -160,7 +163,13 @@ func TestNext(t *testing.T) {
 		{"on failure is done after success", Input{Pod: pod(onFailure, "a"), Observed: see("box", "a:exited=0"), VolumesReady: true}, "ended"},
 		{"never is done after failure", Input{Pod: pod(never, "a"), Observed: see("box", "a:exited=1"), VolumesReady: true}, "ended"},
 		{"not done while another runs", Input{Pod: pod(never, "a", "b"), Observed: see("box", "a:exited=1", "b:running"), VolumesReady: true}, ""},
-		{"a container that was made but not started is made again", Input{Pod: pod(never, "a"), Observed: see("box", "a:created"), VolumesReady: true}, "start a again (1)"},
+		{"an instance that was made but not started is started", Input{Pod: pod(never, "a"), Observed: see("box", "a:created"), VolumesReady: true}, "start instance a#1"},
+		{"as the attempt that it is", Input{Pod: pod(always, "a"), Observed: see("box", "a:exited=1@60", "a:created"), VolumesReady: true}, "start instance a#2 again (1)"},
+		{"an init container's too", Input{Pod: pod(never, "i:x", "a"), Observed: see("box", "x:created"), VolumesReady: true}, "start instance x#1"},
+		{"an ephemeral container's too", Input{Pod: pod(always, "a", "e:d"), Observed: see("box", "a:running", "d:created"), VolumesReady: true}, "start instance d#2"},
+		{"one that was made in an old sandbox is made again", Input{Pod: pod(never, "a"), Observed: see("oldbox", "a@old:created", "box"), VolumesReady: true}, "start a again (1)"},
+		{"an instance that nobody knows to be dead is killed first", Input{Pod: pod(always, "a"), Observed: see("box", "a:unknown"), VolumesReady: true}, "kill a#1"},
+		{"an init container that nobody knows to be dead too", Input{Pod: pod(always, "i:x", "a"), Observed: see("box", "x:unknown"), VolumesReady: true}, "kill x#1"},
 		{"back-off holds a restart up", Input{Pod: pod(always, "a"), Observed: see("box", "a:exited=1@4"), VolumesReady: true,
 			Memory: map[string]*Container{"a": {Backoff: Backoff{10 * time.Second}}}}, "look again in 6s"},
 		{"a failed start waits", Input{Pod: pod(always, "a"), Observed: see("box"), VolumesReady: true, Memory: map[string]*Container{"a": {Retry: now.Add(2 * time.Second)}}}, "look again in 2s"},
@@ -187,6 +196,8 @@ func TestNext(t *testing.T) {
 		{"then volumes", Input{Pod: pod(always, "a"), Observed: see("oldbox", "a@old:exited=0"), VolumesReady: true, Ending: ending}, "tear down"},
 		{"then it has ended", Input{Pod: pod(always, "a"), Observed: see("oldbox", "a@old:exited=0"), TornDown: true, Ending: ending}, "ended"},
 		{"a removed pod leaves nothing", Input{Pod: pod(always, "a"), Observed: see("oldbox", "a@old:exited=0"), TornDown: true, Ending: removing}, "remove sandbox oldbox"},
+		{"an end removes what was made and not started before the sandbox", Input{Pod: pod(always, "a"), Observed: see("box", "a:created"), VolumesReady: true, Ending: ending},
+			"remove container a#1"},
 		{"an end waits for a start under way", Input{Pod: pod(always, "a"), Observed: see("box"), VolumesReady: true, Ending: ending, Busy: busy(Key{StartContainer, "a"})}, ""},
 
 		{"a pod past its deadline fails", Input{Pod: func() *v1.Pod { p := pod(always, "a"); p.Spec.ActiveDeadlineSeconds = ptr.To[int64](5); return p }(),
