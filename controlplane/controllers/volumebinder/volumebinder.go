@@ -28,7 +28,10 @@ import (
 	"github.com/fairlead/fairlead/controlplane/controllers/controller"
 )
 
-const defaultClass = "storageclass.kubernetes.io/is-default-class"
+const (
+	defaultClass = "storageclass.kubernetes.io/is-default-class"
+	claimIndex   = "fairlead/claim"
+)
 
 type loop struct {
 	c               *controller.Context
@@ -36,7 +39,8 @@ type loop struct {
 	claimList       corelisters.PersistentVolumeClaimLister
 	volumeList      corelisters.PersistentVolumeLister
 	classes         storagelisters.StorageClassLister
-	writes          *controller.Writes // of volumes, by name: a volume is given away once
+	byClaim         cache.Indexer // of volumes, by the namespace/name of the claim they point at
+	known           known
 	synced          []cache.InformerSynced
 }
 
@@ -45,15 +49,26 @@ func New(c *controller.Context) controller.Controller {
 	c = c.As("persistent-volume-binder", "persistentvolume-controller")
 	claims, volumes, classes := c.Informers.Core().V1().PersistentVolumeClaims(), c.Informers.Core().V1().PersistentVolumes(), c.Informers.Storage().V1().StorageClasses()
 	l := &loop{
-		c: c, claimList: claims.Lister(), volumeList: volumes.Lister(), classes: classes.Lister(), writes: controller.NewWrites(c.Clock),
+		c: c, claimList: claims.Lister(), volumeList: volumes.Lister(), classes: classes.Lister(),
 		synced: []cache.InformerSynced{claims.Informer().HasSynced, volumes.Informer().HasSynced, classes.Informer().HasSynced},
 	}
 	l.claims, l.volumes = c.Queue("volumebinder_claim", l.claim), c.Queue("volumebinder_volume", l.volume)
+	l.byClaim = controller.Index(volumes.Informer(), claimIndex, func(obj any) ([]string, error) {
+		if pv, ok := obj.(*corev1.PersistentVolume); ok && pv.Spec.ClaimRef != nil {
+			return []string{pv.Spec.ClaimRef.Namespace + "/" + pv.Spec.ClaimRef.Name}, nil
+		}
+		return nil, nil
+	})
 	controller.On(claims.Informer(), func(obj any) {
 		l.claims.Enqueue(obj)
-		if claim, ok := controller.Object[*corev1.PersistentVolumeClaim](obj); ok && claim.Spec.VolumeName != "" {
+		claim, ok := controller.Object[*corev1.PersistentVolumeClaim](obj)
+		if !ok {
+			return
+		}
+		if claim.Spec.VolumeName != "" {
 			l.volumes.Add(claim.Spec.VolumeName)
 		}
+		l.wakeVolumes(claim)
 	})
 	controller.On(volumes.Informer(), func(obj any) {
 		l.volumes.Enqueue(obj)
@@ -78,6 +93,17 @@ func (l *loop) Run(ctx context.Context) error {
 	err := l.claims.Run(ctx, 1, l.synced...)
 	<-done
 	return err
+}
+
+// wakeVolumes enqueues the volumes that point at claim: it may have come, gone, or taken another.
+func (l *loop) wakeVolumes(claim *corev1.PersistentVolumeClaim) {
+	names, err := l.byClaim.IndexKeys(claimIndex, controller.Key(claim))
+	if err != nil {
+		panic(err) // New made the index
+	}
+	for _, name := range names {
+		l.volumes.Add(name)
+	}
 }
 
 func (l *loop) wakeUnbound() {
@@ -106,6 +132,9 @@ func (l *loop) claim(ctx context.Context, key string) error {
 		return l.unbound(ctx, claim)
 	}
 	pv, err := l.volumeList.Get(claim.Spec.VolumeName)
+	if err == nil {
+		pv = l.known.newest(pv)
+	}
 	switch {
 	case apierrors.IsNotFound(err) && completed:
 		return l.phase(ctx, claim, corev1.ClaimLost, nil, "ClaimLost", "Bound claim has lost its PersistentVolume. Data on the volume is lost!")
@@ -135,9 +164,12 @@ func (l *loop) unbound(ctx context.Context, claim *corev1.PersistentVolumeClaim)
 	if err != nil {
 		return err
 	}
-	free := controller.Filter(all, func(pv *corev1.PersistentVolume) bool {
-		return pv.DeletionTimestamp == nil && volume.CheckAccessModes(claim, pv) && l.writes.Seen(pv.Name, func(string) metav1.Object { return pv })
-	})
+	var free []*corev1.PersistentVolume
+	for _, pv := range all {
+		if pv = l.known.newest(pv); pv.DeletionTimestamp == nil && volume.CheckAccessModes(claim, pv) {
+			free = append(free, available(pv))
+		}
+	}
 	pv, err := volume.FindMatchingVolume(claim, free, nil, nil, wait, true)
 	if err != nil {
 		return err
@@ -161,6 +193,17 @@ func (l *loop) unbound(ctx context.Context, claim *corev1.PersistentVolumeClaim)
 		return l.handOver(ctx, claim, class)
 	}
 	return l.phase(ctx, claim, corev1.ClaimPending, nil, "", "")
+}
+
+// available returns pv, or, when it is so new that it has no phase yet, as it will be in a moment: otherwise a claim that comes together with its volume would get
+// a larger one, or a provisioner's.
+func available(pv *corev1.PersistentVolume) *corev1.PersistentVolume {
+	if pv.Status.Phase != "" && pv.Status.Phase != corev1.VolumePending {
+		return pv
+	}
+	pv = pv.DeepCopy()
+	pv.Status.Phase = corev1.VolumeAvailable
+	return pv
 }
 
 // assignDefaultClass gives a claim that names no class the default one. done means that it was written.
@@ -218,7 +261,7 @@ func (l *loop) bind(ctx context.Context, claim *corev1.PersistentVolumeClaim, pv
 		if pv, err = l.c.Client.CoreV1().PersistentVolumes().Update(ctx, wanted, metav1.UpdateOptions{}); err != nil {
 			return err
 		}
-		l.writes.Wrote(pv.Name, pv)
+		l.known.wrote(pv)
 	}
 	if pv.Status.Phase != corev1.VolumeBound {
 		if pv, err = l.volumePhase(ctx, pv, corev1.VolumeBound, ""); err != nil {

@@ -4,6 +4,7 @@ package volumebinder_test
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -11,10 +12,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/utils/ptr"
 
 	"github.com/fairlead/fairlead/controlplane/controllers/controllertest"
@@ -147,6 +150,43 @@ func TestOneVolumeIsGivenAwayOnceThoughTheCacheLags(t *testing.T) {
 	})
 }
 
+// TestABindingThatIsTriedAgainKeepsItsVolume: the second write of a binding is refused while the cache shows nothing of the first.
+func TestABindingThatIsTriedAgainKeepsItsVolume(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, pv("v", "10Gi", "", nil), pv("w", "20Gi", "", nil))
+		defer w.Close()
+		refused := 0
+		w.Refuse = func(a clienttesting.Action) error {
+			if a.GetSubresource() != "status" || a.GetResource().Resource != "persistentvolumes" || refused > 0 {
+				return nil
+			}
+			refused++
+			return apierrors.NewConflict(a.GetResource().GroupResource(), "v", errors.New("somebody else was first"))
+		}
+		w.Lag(true)
+		controllertest.Must(w.Client.CoreV1().PersistentVolumeClaims("ns").Create(ctx, claim("c", "1Gi", ptr.To(""), nil), metav1.CreateOptions{}))
+		w.P.Lag.Pass(func(int) int { return 0 })
+		w.After(time.Second)
+		if refused != 1 {
+			t.Fatalf("%d writes were refused, want 1", refused)
+		}
+		for _, caught := range []bool{false, true} {
+			if caught {
+				w.CatchUp()
+			}
+			if v := w.pv("v"); v.Spec.ClaimRef == nil {
+				t.Errorf("caught up %t: the volume has lost its claim", caught)
+			}
+			if other := w.pv("w"); other.Spec.ClaimRef != nil || other.Status.Phase != corev1.VolumeAvailable {
+				t.Errorf("caught up %t: the other volume is %s with claim %v", caught, other.Status.Phase, other.Spec.ClaimRef)
+			}
+		}
+		if c := w.claim("c"); c.Spec.VolumeName != "v" || c.Status.Phase != corev1.ClaimBound {
+			t.Errorf("the claim is %s with %q", c.Status.Phase, c.Spec.VolumeName)
+		}
+	})
+}
+
 // TestABindingThatCrashedHalfWayIsFinished lets the process die after each of the writes of one binding.
 func TestABindingThatCrashedHalfWayIsFinished(t *testing.T) {
 	for n := range 5 {
@@ -207,6 +247,7 @@ func TestAClaimThatWaitsGetsAClassOrAVolumeThatComesLater(t *testing.T) {
 		w := start(t, claim("a", "1Gi", nil, nil), claim("b", "1Gi", ptr.To(""), nil))
 		defer w.Close()
 		controllertest.Must(w.Client.StorageV1().StorageClasses().Create(ctx, class("std", "p.example.com", true, false), metav1.CreateOptions{}))
+		w.Wait() // a claim without a class takes a volume without one as long as there is no default class
 		controllertest.Must(w.Client.CoreV1().PersistentVolumes().Create(ctx, pv("v", "1Gi", "", nil), metav1.CreateOptions{}))
 		w.After(time.Second)
 		if a, b := w.claim("a"), w.claim("b"); a.Annotations["volume.kubernetes.io/storage-provisioner"] != "p.example.com" || b.Status.Phase != corev1.ClaimBound {

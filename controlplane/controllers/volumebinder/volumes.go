@@ -18,10 +18,11 @@ func (l *loop) volume(ctx context.Context, name string) error {
 	pv, err := l.volumeList.Get(name)
 	if err != nil {
 		if apierrors.IsNotFound(err) {
-			l.writes.Forget(name)
+			l.known.forget(name)
 		}
 		return controller.IgnoreNotFound(err)
 	}
+	pv = l.known.newest(pv)
 	ref := pv.Spec.ClaimRef
 	if ref == nil || ref.UID == "" { // free, or reserved by the user for a claim that has not come
 		_, err := l.volumePhase(ctx, pv, corev1.VolumeAvailable, "")
@@ -82,7 +83,7 @@ func (l *loop) unbind(ctx context.Context, pv *corev1.PersistentVolume) error {
 	if err != nil {
 		return err
 	}
-	l.writes.Wrote(updated.Name, updated)
+	l.known.wrote(updated)
 	_, err = l.volumePhase(ctx, updated, corev1.VolumeAvailable, "")
 	return err
 }
@@ -98,6 +99,6 @@ func (l *loop) volumePhase(ctx context.Context, pv *corev1.PersistentVolume, pha
 	if err != nil {
 		return nil, err
 	}
-	l.writes.Wrote(updated.Name, updated)
+	l.known.wrote(updated)
 	return updated, nil
 }
