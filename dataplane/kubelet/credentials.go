@@ -148,7 +148,7 @@ func transportFor(config *rest.Config, dialer Dialer, several bool, current func
 }
 
 func rotateConnections(ctx context.Context, manager certificate.Manager, dialer Dialer) {
-	tick := time.NewTicker(10 * time.Second)
+	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	last := manager.Current()
 	for {
