@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/fairlead/fairlead/controlplane/apiserver"
 	"github.com/fairlead/fairlead/controlplane/apiserver/apitest"
@@ -82,5 +83,26 @@ func TestPassThrough(t *testing.T) {
 				t.Errorf("answered %d %q, want %d and %q in it", code, data, test.code, test.want)
 			}
 		})
+	}
+
+	// Links of the page behind the proxy are relative to a path that ends in a slash; who only reads is sent there.
+	httpClient, err := rest.HTTPClientFor(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	httpClient = &http.Client{Transport: httpClient.Transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	for method, want := range map[string]string{"GET": "301 /api/v1/nodes/n/proxy/?a=b", "HEAD": "301 /api/v1/nodes/n/proxy/?a=b", "POST": "200 "} {
+		request, err := http.NewRequestWithContext(ctx, method, cfg.Host+"/api/v1/nodes/n/proxy?a=b", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := httpClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if got := fmt.Sprintf("%d %s", response.StatusCode, response.Header.Get("Location")); got != want {
+			t.Errorf("%s of a proxy without a path: %q, want %q", method, got, want)
+		}
 	}
 }

@@ -3,13 +3,16 @@
 package kubelet
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
 	v1 "k8s.io/api/core/v1"
+	sysctls "k8s.io/component-helpers/node/util/sysctl"
 	podresource "k8s.io/component-helpers/resource"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 
+	"github.com/fairlead/fairlead/dataplane/kubelet/podworker"
 	"github.com/fairlead/fairlead/dataplane/kubelet/shutdown"
 )
 
@@ -33,7 +36,7 @@ func (k *kubelet) admit(pod *v1.Pod) (reason, message string) {
 	}
 	if security := pod.Spec.SecurityContext; security != nil {
 		for _, sysctl := range security.Sysctls {
-			if !slices.Contains(safeSysctls, sysctl.Name) && !slices.Contains(k.cfg.AllowedUnsafeSysctls, sysctl.Name) {
+			if name := sysctls.NormalizeName(sysctl.Name); !slices.Contains(safeSysctls, name) && !slices.Contains(k.cfg.AllowedUnsafeSysctls, name) {
 				return "SysctlForbidden", fmt.Sprintf("forbidden sysctl: %q not allowlisted", sysctl.Name)
 			}
 		}
@@ -41,7 +44,76 @@ func (k *kubelet) admit(pod *v1.Pod) (reason, message string) {
 	if os := pod.Spec.OS; os != nil && os.Name != v1.Linux {
 		return "PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"
 	}
+	if portsTaken(pod, k.workers.Views()) {
+		return "NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"
+	}
 	return k.room(pod)
+}
+
+// portsTaken tells whether another pod of the node has one of the host ports that pod asks for. Of two that came together the older one gets it.
+func portsTaken(pod *v1.Pod, views []podworker.View) bool {
+	wanted := hostPorts(pod)
+	if len(wanted) == 0 {
+		return false
+	}
+	for _, view := range views {
+		other := view.Pod
+		if other.UID == pod.UID || !takesRoom(view) {
+			continue
+		}
+		created, theirs := pod.CreationTimestamp.Time, other.CreationTimestamp.Time
+		first := theirs.Before(created) || theirs.Equal(created) && other.UID < pod.UID
+		if !first && len(view.Observed.Sandboxes) == 0 {
+			continue
+		}
+		for _, port := range hostPorts(other) {
+			if slices.ContainsFunc(wanted, port.conflicts) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// takesRoom tells whether the pod of a view still has what it was given.
+func takesRoom(view podworker.View) bool {
+	return !view.Ended && view.Pod.Status.Phase != v1.PodSucceeded && view.Pod.Status.Phase != v1.PodFailed
+}
+
+// hostPort is a port that a pod has of its node; without an address it is that of all addresses.
+type hostPort struct {
+	protocol v1.Protocol
+	ip       string
+	port     int32
+}
+
+func (p hostPort) conflicts(o hostPort) bool {
+	return p.port == o.port && p.protocol == o.protocol && (p.ip == o.ip || p.ip == "" || o.ip == "")
+}
+
+// hostPorts are those of the containers that run together.
+func hostPorts(pod *v1.Pod) (ports []hostPort) {
+	add := func(c *v1.Container) {
+		for _, p := range c.Ports {
+			if p.HostPort == 0 {
+				continue
+			}
+			one := hostPort{protocol: cmp.Or(p.Protocol, v1.ProtocolTCP), ip: p.HostIP, port: p.HostPort}
+			if one.ip == "0.0.0.0" || one.ip == "::" {
+				one.ip = ""
+			}
+			ports = append(ports, one)
+		}
+	}
+	for i := range pod.Spec.InitContainers {
+		if c := &pod.Spec.InitContainers[i]; c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways {
+			add(c)
+		}
+	}
+	for i := range pod.Spec.Containers {
+		add(&pod.Spec.Containers[i])
+	}
+	return ports
 }
 
 // room tells which resource of the node is short for the pod.
@@ -50,7 +122,7 @@ func (k *kubelet) room(pod *v1.Pod) (reason, message string) {
 	used := v1.ResourceList{}
 	count := int64(0)
 	for _, view := range k.workers.Views() {
-		if view.Pod.UID == pod.UID || view.Ended || view.Pod.Status.Phase == v1.PodSucceeded || view.Pod.Status.Phase == v1.PodFailed {
+		if view.Pod.UID == pod.UID || !takesRoom(view) {
 			continue
 		}
 		count++

@@ -32,6 +32,7 @@ func (k *kubelet) serve(ctx context.Context, listener net.Listener, running *gos
 	config := server.Config{
 		NodeName: k.cfg.NodeName, Runtime: k.runtime, Views: k.workers.Views, Metrics: k.metrics.handler(),
 		ProbeMetrics: promhttp.HandlerFor(k.metrics.probing, promhttp.HandlerOpts{}),
+		LogDir:       "/var/log",
 		Healthy:      k.healthy, ResourceMetrics: k.stats.ResourceHandler(), ContainerMetrics: k.stats.ContainerHandler(),
 		Summary: func(ctx context.Context, less bool) (any, error) { return k.stats.Summary(ctx, less) },
 	}

@@ -152,6 +152,6 @@ func (p *nodeProxy) Connect(ctx context.Context, id string, options runtime.Obje
 		}
 		location, rt = &url.URL{Scheme: scheme, Host: net.JoinHostPort(host, port)}, p.kubelet.plain
 	}
-	location.Path = utilnet.JoinPreservingTrailingSlash("/", options.(*corev1.NodeProxyOptions).Path)
+	location.Path = utilnet.JoinPreservingTrailingSlash("", options.(*corev1.NodeProxyOptions).Path)
 	return passThrough(location, rt, true, false, responder), nil
 }

@@ -45,7 +45,7 @@ func (p *serviceProxy) Connect(ctx context.Context, id string, options runtime.O
 	if err != nil {
 		return nil, err
 	}
-	location.Path = utilnet.JoinPreservingTrailingSlash("/", options.(*corev1.ServiceProxyOptions).Path)
+	location.Path = utilnet.JoinPreservingTrailingSlash("", options.(*corev1.ServiceProxyOptions).Path)
 	return passThrough(location, p.transport, true, false, responder), nil
 }
 

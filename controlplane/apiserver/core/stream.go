@@ -349,6 +349,6 @@ func (p *podProxy) Connect(ctx context.Context, id string, options runtime.Objec
 	} else if ip.To4() == nil {
 		location.Host = "[" + pod.Status.PodIP + "]"
 	}
-	location.Path = utilnet.JoinPreservingTrailingSlash("/", options.(*corev1.PodProxyOptions).Path)
+	location.Path = utilnet.JoinPreservingTrailingSlash("", options.(*corev1.PodProxyOptions).Path)
 	return passThrough(location, p.kubelet.plain, true, false, responder), nil
 }

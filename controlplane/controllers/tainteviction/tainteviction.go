@@ -3,12 +3,14 @@
 // Package tainteviction deletes pods from nodes whose NoExecute taints they do not, or no longer, tolerate.
 //
 // It watches Pods and Nodes. It sets the DisruptionTarget condition of a pod and deletes it. When a pod's time ends follows from the taint's timeAdded and the
-// pod's tolerationSeconds alone, so a restart of this process neither shortens nor lengthens it.
+// pod's tolerationSeconds alone, so a restart of this process neither shortens nor lengthens it. A taint that does not say when it was added counts from when this
+// process first saw it.
 package tainteviction
 
 import (
 	"context"
 	"encoding/json"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -30,6 +32,10 @@ type loop struct {
 	pods   corelisters.PodLister
 	podsOn func(node string) []*corev1.Pod
 	synced []cache.InformerSynced
+
+	mu sync.Mutex
+	// seen is when a taint without timeAdded was first seen, by node.
+	seen map[string]map[corev1.Taint]time.Time
 }
 
 // New returns the controller.
@@ -38,7 +44,7 @@ func New(c *controller.Context) controller.Controller {
 	nodes, pods := c.Informers.Core().V1().Nodes(), c.Informers.Core().V1().Pods()
 	l := &loop{
 		c: c, nodes: nodes.Lister(), pods: pods.Lister(), podsOn: controller.PodsByNode(pods.Informer()),
-		synced: []cache.InformerSynced{nodes.Informer().HasSynced, pods.Informer().HasSynced},
+		synced: []cache.InformerSynced{nodes.Informer().HasSynced, pods.Informer().HasSynced}, seen: map[string]map[corev1.Taint]time.Time{},
 	}
 	l.queue = c.Queue("tainteviction", l.sync)
 	controller.Watch(nodes.Informer(), l.nodeChanged)
@@ -74,7 +80,7 @@ func (l *loop) sync(ctx context.Context, key string) error {
 		return controller.IgnoreNotFound(err) // pods of an absent node are podgc's
 	}
 	now := l.c.Clock.Now()
-	due, ever := deadline(ctx, pod, node, now)
+	due, ever := deadline(ctx, pod, l.taints(node, now), now)
 	if !ever {
 		return nil
 	}
@@ -85,19 +91,41 @@ func (l *loop) sync(ctx context.Context, key string) error {
 	return l.evict(ctx, pod, now)
 }
 
-// deadline is when pod has to leave node, false when it may stay for good.
-func deadline(ctx context.Context, pod *corev1.Pod, node *corev1.Node, now time.Time) (due time.Time, ever bool) {
+// taints are a node's NoExecute taints, each with the time since when it counts.
+func (l *loop) taints(node *corev1.Node, now time.Time) []corev1.Taint {
+	taints, seen := noExecute(node), map[corev1.Taint]time.Time{}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range taints {
+		if taints[i].TimeAdded != nil {
+			continue
+		}
+		taint := taints[i]
+		since, known := l.seen[node.Name][taint]
+		if !known {
+			since = now
+		}
+		seen[taint] = since
+		taints[i].TimeAdded = &metav1.Time{Time: since}
+	}
+	if len(seen) == 0 {
+		delete(l.seen, node.Name)
+	} else {
+		l.seen[node.Name] = seen
+	}
+	return taints
+}
+
+// deadline is when pod has to leave a node with these taints, false when it may stay for good.
+func deadline(ctx context.Context, pod *corev1.Pod, taints []corev1.Taint, now time.Time) (due time.Time, ever bool) {
 	arrived := pod.CreationTimestamp.Time
 	if c := controller.PodCondition(pod, corev1.PodScheduled); c != nil && c.LastTransitionTime.After(arrived) {
 		arrived = c.LastTransitionTime.Time
 	}
-	for i := range node.Spec.Taints {
-		taint := &node.Spec.Taints[i]
-		if taint.Effect != corev1.TaintEffectNoExecute {
-			continue
-		}
+	for i := range taints {
+		taint := &taints[i]
 		since := arrived // of both being there
-		if taint.TimeAdded != nil && taint.TimeAdded.After(since) {
+		if taint.TimeAdded.After(since) {
 			since = taint.TimeAdded.Time
 		}
 		stay, forever := tolerated(ctx, pod, taint)
@@ -161,9 +189,16 @@ func (l *loop) evict(ctx context.Context, pod *corev1.Pod, now time.Time) error 
 // nodeChanged looks at all pods of a node whose NoExecute taints changed.
 func (l *loop) nodeChanged(oldObj, newObj any) {
 	node, ok := controller.Object[*corev1.Node](newObj)
-	if !ok || oldObj == newObj {
+	if !ok {
 		return
 	}
+	if oldObj == newObj { // the node is gone, and its taints with it
+		l.mu.Lock()
+		delete(l.seen, node.Name)
+		l.mu.Unlock()
+		return
+	}
+	l.taints(node, l.c.Clock.Now())
 	old, _ := controller.Object[*corev1.Node](oldObj)
 	if old != nil && equality.Semantic.DeepEqual(noExecute(old), noExecute(node)) || len(noExecute(node)) == 0 {
 		return

@@ -103,6 +103,30 @@ func TestHowLongAPodMayStay(t *testing.T) {
 	}
 }
 
+func TestATaintThatDoesNotSaySinceWhenCountsFromItsFirstSight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, pod(toleration("a", ptr.To[int64](60))))
+		defer w.Close()
+		untimed := taint("a", corev1.TaintEffectNoExecute)
+		untimed.TimeAdded = nil
+		w.After(time.Hour)
+		w.taint(untimed)
+		if w.After(50 * time.Second); w.leaving() {
+			t.Fatal("it left before its time")
+		}
+		w.taint() // gone, and there again: another minute
+		w.taint(untimed)
+		if w.After(50 * time.Second); w.leaving() {
+			t.Fatal("it left before its time began anew")
+		}
+		other := taint("b", corev1.TaintEffectPreferNoSchedule)
+		w.taint(untimed, other) // another taint does not give it more time
+		if w.After(11 * time.Second); !w.leaving() {
+			t.Fatal("it stayed longer than it tolerates the taint")
+		}
+	})
+}
+
 func TestATaintThatGoesInTimeSparesThePod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, pod(toleration("a", ptr.To[int64](60))))

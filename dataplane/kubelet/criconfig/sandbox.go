@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	sysctls "k8s.io/component-helpers/node/util/sysctl"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/fairlead/fairlead/dataplane/kubelet/cgroups"
@@ -106,7 +107,7 @@ func Sandbox(pod *v1.Pod, attempt int, node Node, hostname string, dns *runtimea
 	}
 	if security := pod.Spec.SecurityContext; security != nil {
 		for _, sysctl := range security.Sysctls {
-			config.Linux.Sysctls[strings.ReplaceAll(sysctl.Name, "/", ".")] = sysctl.Value
+			config.Linux.Sysctls[sysctls.NormalizeName(sysctl.Name)] = sysctl.Value
 		}
 	}
 	for i := range pod.Spec.Containers {

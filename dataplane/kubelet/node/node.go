@@ -10,6 +10,7 @@ import (
 	"maps"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -271,6 +272,13 @@ func (k *Keeper) report(ctx context.Context) error {
 	}
 	updated := old.DeepCopy()
 	k.fill(ctx, updated)
+	k.mu.Lock()
+	first := k.reported.IsZero()
+	k.mu.Unlock()
+	if !first { // what is there at the start may be a device plugin's of an earlier run, which did not come back
+		keepForeign(updated.Status.Capacity, old.Status.Capacity)
+		keepForeign(updated.Status.Allocatable, old.Status.Allocatable)
+	}
 	goingDown := k.options.GoingDown != nil && k.options.GoingDown()
 	if ready(&old.Status) && !ready(&updated.Status) && time.Since(k.started) < settle && !goingDown {
 		return errSettling
@@ -289,6 +297,16 @@ func (k *Keeper) report(ctx context.Context) error {
 	k.current, k.reported = written, time.Now()
 	k.mu.Unlock()
 	return nil
+}
+
+// keepForeign leaves resources in a list that somebody else put there: extended ones, which have a domain of their own, that no device plugin of this node has.
+func keepForeign(list, old v1.ResourceList) {
+	for name, quantity := range old {
+		domain, _, extended := strings.Cut(string(name), "/")
+		if _, own := list[name]; extended && !own && domain != "kubernetes.io" && !strings.HasSuffix(domain, ".kubernetes.io") {
+			list[name] = quantity
+		}
+	}
 }
 
 // errSettling says that the status is not written yet, see settle.

@@ -7,6 +7,7 @@ package probes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -181,6 +182,10 @@ func (m *Manager) run(ctx context.Context, k key, probe *v1.Probe, target Target
 		output, err := Run(ctx, probe, target, m.exec)
 		if ctx.Err() != nil {
 			return
+		}
+		if errors.Is(err, ErrWarning) {
+			m.event(target.Pod, target.Container.Name, "ProbeWarning", fmt.Sprintf("%s probe warning: %s", k.kind, output))
+			err = nil
 		}
 		if m.Probed != nil {
 			m.Probed(target.Pod, target.Container.Name, k.kind, map[bool]string{true: "successful", false: "failed"}[err == nil])

@@ -43,6 +43,9 @@ type ExitError struct{ Code int }
 
 func (e *ExitError) Error() string { return fmt.Sprintf("command exited with code %d", e.Code) }
 
+// ErrWarning says that a probe succeeded, in a way that its author should look at.
+var ErrWarning = errors.New("probe succeeded with a warning")
+
 // ErrTimeout says that a probe took longer than it may.
 var ErrTimeout = errors.New("probe timed out")
 
@@ -60,7 +63,7 @@ var httpClient = &http.Client{
 	},
 }
 
-// Run performs one probe. A nil error is success; output is for people.
+// Run performs one probe. A nil error is success, and so is ErrWarning; output is for people.
 func Run(ctx context.Context, probe *v1.Probe, target Target, exec Exec) (output string, err error) {
 	timeout := time.Duration(max(probe.TimeoutSeconds, 1)) * time.Second
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -73,7 +76,11 @@ func Run(ctx context.Context, probe *v1.Probe, target Target, exec Exec) (output
 		}
 		return string(data), err
 	case probe.HTTPGet != nil:
-		return HTTPGet(ctx, probe.HTTPGet, target)
+		code, output, err := httpGet(ctx, probe.HTTPGet, target)
+		if err == nil && code >= 300 {
+			return "Probe terminated redirects, Response body: " + output, ErrWarning
+		}
+		return output, err
 	case probe.TCPSocket != nil:
 		port, err := Port(probe.TCPSocket.Port, target.Container)
 		if err != nil {
@@ -118,9 +125,14 @@ func Port(port intstr.IntOrString, container *v1.Container) (int, error) {
 
 // HTTPGet performs an HTTP action; a status of 2xx or 3xx is success.
 func HTTPGet(ctx context.Context, action *v1.HTTPGetAction, target Target) (string, error) {
+	_, output, err := httpGet(ctx, action, target)
+	return output, err
+}
+
+func httpGet(ctx context.Context, action *v1.HTTPGetAction, target Target) (code int, output string, err error) {
 	port, err := Port(action.Port, target.Container)
 	if err != nil {
-		return "", err
+		return 0, "", err
 	}
 	host := action.Host
 	if host == "" {
@@ -137,7 +149,7 @@ func HTTPGet(ctx context.Context, action *v1.HTTPGetAction, target Target) (stri
 	address.Scheme, address.Host = scheme, net.JoinHostPort(host, strconv.Itoa(port))
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address.String(), nil)
 	if err != nil {
-		return "", err
+		return 0, "", err
 	}
 	request.Header.Set("User-Agent", userAgent)
 	request.Header.Set("Accept", "*/*")
@@ -155,18 +167,18 @@ func HTTPGet(ctx context.Context, action *v1.HTTPGetAction, target Target) (stri
 	}
 	response, err := httpClient.Do(request)
 	if err != nil {
-		return err.Error(), err
+		return 0, err.Error(), err
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxBody))
 	if err != nil {
-		return err.Error(), err
+		return 0, err.Error(), err
 	}
 	if response.StatusCode < 200 || response.StatusCode >= 400 {
 		message := fmt.Sprintf("HTTP probe failed with statuscode: %d", response.StatusCode)
-		return message, errors.New(message)
+		return response.StatusCode, message, errors.New(message)
 	}
-	return string(body), nil
+	return response.StatusCode, string(body), nil
 }
 
 func checkGRPC(ctx context.Context, action *v1.GRPCAction, target Target) (string, error) {
