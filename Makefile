@@ -6,7 +6,11 @@ SHELL := /bin/bash
 
 GO            ?= go
 VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-LDFLAGS       := -s -w -X main.version=$(VERSION)
+# What `fairlead kubectl version` tells of itself; without it kubectl fails to parse its own version. Kubernetes' builds set the same variables.
+KUBERNETES_VERSION := $(shell sed -n 's/^const KubernetesVersion = "\(.*\)"/\1/p' controlplane/apiserver/version.go)
+KUBERNETES_STAMP   := k8s.io/component-base/version
+LDFLAGS       := -s -w -X main.version=$(VERSION) -X $(KUBERNETES_STAMP).gitVersion=$(KUBERNETES_VERSION)+fairlead \
+	-X $(KUBERNETES_STAMP).gitMajor=1 -X $(KUBERNETES_STAMP).gitMinor=$(word 2,$(subst ., ,$(KUBERNETES_VERSION)))
 GOLANGCI      := bin/tools/golangci-lint
 GOLANGCI_VERSION := v2.15.0
 RUNC_VERSION  := $(shell sed -n 's/^const Version = "\(.*\)"/\1/p' hack/runc/runc.go)

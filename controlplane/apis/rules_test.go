@@ -195,7 +195,14 @@ func check(t *testing.T, want []string, errs field.ErrorList) {
 // steps splits spec.ports[0].name and metadata.labels[a/b] into keys and indexes.
 func steps(t *testing.T, path string) []any {
 	t.Helper()
-	var out []any
+	out, err := splitPath(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func splitPath(path string) (out []any, err error) {
 	for rest := path; rest != ""; {
 		if rest[0] == '.' {
 			rest = rest[1:]
@@ -204,7 +211,7 @@ func steps(t *testing.T, path string) []any {
 		if rest[0] == '[' {
 			end := strings.IndexByte(rest, ']')
 			if end < 0 {
-				t.Fatalf("path %s: ] is missing", path)
+				return nil, fmt.Errorf("path %s: ] is missing", path)
 			}
 			if n, err := strconv.Atoi(rest[1:end]); err == nil {
 				out = append(out, n)
@@ -220,7 +227,7 @@ func steps(t *testing.T, path string) []any {
 		}
 		out, rest = append(out, rest[:end]), rest[end:]
 	}
-	return out
+	return out, nil
 }
 
 // set returns tree with value at the path; an index one past a list's end appends.

@@ -65,6 +65,17 @@ func TestPublishedBehaviours(t *testing.T) {
 		{"Admission webhook, deny attach, custom resources and their definitions", denied},
 		{"Admission webhook, mutate custom resource with different stored version", otherStoredVersion},
 		{"Custom Resource Definition, watch, status sub-resource and list", definitionsAsObjects},
+		{"Admission webhook, list and update validating webhooks", changedValidators},
+		{"Admission webhook, deny create", deniedObjects},
+		{"Admission webhook, honor timeout", slowWebhook},
+		{"Mutating Admission webhook, match conditions; excluding object with specific name", skipMe},
+		{"ValidatingAdmissionPolicy, variables, against a Deployment", policyWithVariables},
+		{"CertificateSigningRequest API, approval", approval},
+		{"New Event resource lifecycle, testing a single event", eventSeries},
+		{"Server side field validation, typed object", typedFieldValidation},
+		{"Server side field validation, CR with validation schema", fieldsOfSchemas},
+		{"Custom Resource OpenAPI Publish, varying groups, kinds, versions; aggregated discovery of CRDs", publishedTogether},
+		{"Custom Resource Definition, mixed version list", mixedList},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, cfg, client) })
 	}
@@ -100,14 +111,14 @@ func raw(t *testing.T, cfg *rest.Config, method, path, contentType, accept strin
 // soon waits until f returns nil.
 func soon(t *testing.T, what string, f func() error) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		err := f()
 		if err == nil {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 30 s: %s: %v", what, err)
+			t.Fatalf("not within 2 minutes: %s: %v", what, err)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}

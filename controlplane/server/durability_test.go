@@ -21,15 +21,24 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	kubectlcmd "k8s.io/kubectl/pkg/cmd"
+	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 )
 
 // childConfig makes the test binary a control plane with that Config in JSON, to be killed.
 const childConfig = "FAIRLEAD_TEST_SERVER_CONFIG"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(childKubectl) != "" {
+		cmdutil.CheckErr(kubectlcmd.NewKubectlCommand(kubectlcmd.KubectlOptions{IOStreams: genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr},
+			ConfigFlags: genericclioptions.NewConfigFlags(true), Arguments: os.Args}).Execute())
+		return
+	}
 	if os.Getenv(childProvider) != "" {
 		fmt.Fprintln(os.Stderr, serveProvider())
 		os.Exit(1)

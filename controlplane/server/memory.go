@@ -157,24 +157,41 @@ func unmapIdle() error {
 	if err != nil {
 		return err
 	}
-	maps, err := os.ReadFile("/proc/self/maps")
+	smaps, err := os.ReadFile("/proc/self/smaps")
 	if err != nil {
 		return err
 	}
-	for line := range strings.Lines(string(maps)) {
-		from, to, ok := programPages(line, self)
-		if !ok {
-			continue
-		}
-		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED); errno != 0 {
-			return fmt.Errorf("madvise %x-%x: %w", from, to, errno)
+	for _, m := range unchanged(string(smaps), self) {
+		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, m.from, m.to-m.from, unix.MADV_DONTNEED); errno != 0 {
+			return fmt.Errorf("madvise %x-%x: %w", m.from, m.to, errno)
 		}
 	}
 	return nil
 }
 
-// programPages reads a line of /proc/PID/maps, "from-to perms offset device inode path" (proc(5)), and reports whether it is of file and never written:
-// only then do its pages come back as they were.
+// mapping is a range of addresses.
+type mapping struct{ from, to uintptr }
+
+// unchanged returns the mappings of file in smaps (proc(5)) whose pages come back as they were: they cannot be written, and none was. A dynamic linker
+// writes to some before it protects them, in a program that was linked with C.
+func unchanged(smaps, file string) (all []mapping) {
+	ours := false // whether the lines are about the last one of all
+	for line := range strings.Lines(smaps) {
+		f := strings.Fields(line)
+		switch {
+		case len(f) >= 5 && !strings.HasSuffix(f[0], ":"):
+			var m mapping
+			if m.from, m.to, ours = programPages(line, file); ours {
+				all = append(all, m)
+			}
+		case ours && len(f) >= 2 && (f[0] == "Anonymous:" || f[0] == "Swap:") && f[1] != "0":
+			all, ours = all[:len(all)-1], false
+		}
+	}
+	return all
+}
+
+// programPages reads the head of a mapping, "from-to perms offset device inode path" (proc(5)), and reports whether it is of file and cannot be written.
 func programPages(line, file string) (from, to uintptr, ok bool) {
 	f := strings.Fields(line)
 	if len(f) != 6 || f[5] != file || len(f[1]) != 4 || f[1][1] != '-' {

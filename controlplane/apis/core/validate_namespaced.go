@@ -10,8 +10,10 @@ import (
 	"slices"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/fairlead/fairlead/controlplane/apis/rule"
 )
@@ -139,7 +141,15 @@ func validateSecretUpdate(_ context.Context, s, old *v1.Secret) field.ErrorList 
 	return r.Errors()
 }
 
-func validateEvent(_ context.Context, e *v1.Event) field.ErrorList {
+// newEvents reports whether an event is written through events.k8s.io, which is stricter than the core group. Without a request its form decides.
+func newEvents(ctx context.Context, e *v1.Event) bool {
+	if info, ok := request.RequestInfoFrom(ctx); ok {
+		return info.APIGroup != v1.GroupName
+	}
+	return !e.EventTime.IsZero()
+}
+
+func validateEvent(ctx context.Context, e *v1.Event) field.ErrorList {
 	r := &rule.Report{}
 	involved := field.NewPath("involvedObject", "namespace")
 	switch ns := e.InvolvedObject.Namespace; {
@@ -151,9 +161,35 @@ func validateEvent(_ context.Context, e *v1.Event) field.ErrorList {
 	if ns := e.InvolvedObject.Namespace; ns != "" {
 		r.Invalid(field.NewPath("involvedObject", "namespace"), ns, validation.IsDNS1123Label(ns)...)
 	}
-	if e.EventTime.IsZero() {
-		return r.Errors() // written by the older API, which left the rest open
+	if !e.EventTime.IsZero() {
+		validateReporter(r, e)
 	}
+	if !newEvents(ctx, e) || e.ResourceVersion != "" { // what is there already may have been written through the core group
+		return r.Errors()
+	}
+	r.Required(field.NewPath("eventTime"), !e.EventTime.IsZero(), "")
+	rule.OneOf(r, field.NewPath("type"), e.Type, v1.EventTypeNormal, v1.EventTypeWarning)
+	const old = "needs to be unset"
+	r.Forbidden(field.NewPath("firstTimestamp"), !e.FirstTimestamp.IsZero(), old)
+	r.Forbidden(field.NewPath("lastTimestamp"), !e.LastTimestamp.IsZero(), old)
+	r.Forbidden(field.NewPath("count"), e.Count != 0, old)
+	r.Forbidden(field.NewPath("source"), e.Source != v1.EventSource{}, old)
+	validateSeries(r, e.Series)
+	return r.Errors()
+}
+
+func validateSeries(r *rule.Report, s *v1.EventSeries) {
+	if s == nil {
+		return
+	}
+	if s.Count < 2 {
+		r.Invalid(field.NewPath("series", "count"), s.Count, "should be at least 2")
+	}
+	r.Required(field.NewPath("series", "lastObservedTime"), !s.LastObservedTime.IsZero(), "")
+}
+
+// validateReporter is about what an event with an eventTime says of itself.
+func validateReporter(r *rule.Report, e *v1.Event) {
 	r.Required(field.NewPath("reportingController"), e.ReportingController != "", "")
 	r.Invalid(field.NewPath("reportingController"), e.ReportingController, validation.IsQualifiedName(e.ReportingController)...)
 	for _, f := range []struct {
@@ -171,15 +207,16 @@ func validateEvent(_ context.Context, e *v1.Event) field.ErrorList {
 			r.Add(field.TooLong(at, f.value, f.limit))
 		}
 	}
-	rule.OneOf(r, field.NewPath("type"), e.Type, v1.EventTypeNormal, v1.EventTypeWarning)
-	return r.Errors()
 }
 
-// validateEventUpdate: of an event in the newer form, only what counts its repetitions changes.
-func validateEventUpdate(_ context.Context, e, old *v1.Event) field.ErrorList {
+// validateEventUpdate: through events.k8s.io, only what counts an event's repetitions changes.
+func validateEventUpdate(ctx context.Context, e, old *v1.Event) field.ErrorList {
 	r := &rule.Report{}
-	if e.EventTime.IsZero() && old.EventTime.IsZero() {
+	if !newEvents(ctx, e) && !newEvents(ctx, old) {
 		return nil
+	}
+	if !equality.Semantic.DeepEqual(e.Series, old.Series) {
+		validateSeries(r, e.Series)
 	}
 	r.Same(field.NewPath("involvedObject"), e.InvolvedObject, old.InvolvedObject)
 	r.Same(field.NewPath("reason"), e.Reason, old.Reason)

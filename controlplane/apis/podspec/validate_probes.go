@@ -129,6 +129,10 @@ func handler(r *rule.Report, path *field.Path, a action, grace int64) {
 		r.Required(at.Child("path"), g.Path != "", "")
 		r.PortOrName(at.Child("port"), g.Port)
 		rule.OneOf(r, at.Child("scheme"), g.Scheme, v1.URISchemeHTTP, v1.URISchemeHTTPS)
+		rule.OneOfOptional(r, at.Child("protocol"), g.Protocol, v1.HTTPProtocolHTTP1, v1.HTTPProtocolHTTP2)
+		if g.Protocol != nil && *g.Protocol == v1.HTTPProtocolHTTP2 && g.Scheme != v1.URISchemeHTTP {
+			r.Invalid(at.Child("protocol"), *g.Protocol, "HTTP2 is spoken in clear text only: scheme must be HTTP")
+		}
 		for i, h := range g.HTTPHeaders {
 			r.Invalid(at.Child("httpHeaders").Index(i).Child("name"), h.Name, validation.IsHTTPHeaderName(h.Name)...)
 		}
