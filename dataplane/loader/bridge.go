@@ -11,6 +11,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 )
 
 // bridged are the tables of connections that programs of two layouts keep alike while both run: bpf/lib/bridge.h says why. A lost entry of the others of writtenByPrograms costs no connection.
@@ -88,10 +89,16 @@ func (l *Loader) bridgeTo(name string, spec *ebpf.MapSpec) (slot *ebpf.Map, conv
 	slot, err = ebpf.LoadPinnedMap(path, nil)
 	made := errors.Is(err, os.ErrNotExist)
 	if made {
-		slot, err = ebpf.NewMap(&ebpf.MapSpec{
-			Name: "bridge", Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 1,
-			InnerMap: &ebpf.MapSpec{Type: old.Type(), KeySize: old.KeySize(), ValueSize: old.ValueSize(), MaxEntries: old.MaxEntries(), Flags: old.Flags()},
-		})
+		inner := &ebpf.MapSpec{Type: old.Type(), KeySize: old.KeySize(), ValueSize: old.ValueSize(), MaxEntries: old.MaxEntries(), Flags: old.Flags()}
+		if h, err := old.Handle(); err == nil {
+			h.Close()
+			// Kernels from 5.15 to 6.1 tell maps whose values are structs from others.
+			inner.Key, inner.Value = bytesType(inner.KeySize), bytesType(inner.ValueSize)
+			if _, ok := spec.Value.(*btf.Struct); ok {
+				inner.Value = &btf.Struct{Name: "entry", Size: inner.ValueSize, Members: []btf.Member{{Name: "bytes", Type: inner.Value}}}
+			}
+		}
+		slot, err = ebpf.NewMap(&ebpf.MapSpec{Name: "bridge", Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 1, InnerMap: inner})
 	}
 	if err != nil {
 		return nil, nil, err
@@ -104,6 +111,10 @@ func (l *Loader) bridgeTo(name string, spec *ebpf.MapSpec) (slot *ebpf.Map, conv
 		return nil, nil, err
 	}
 	return slot, conv, nil
+}
+
+func bytesType(n uint32) btf.Type {
+	return &btf.Array{Index: &btf.Int{Name: "index", Size: 4}, Type: &btf.Int{Name: "byte", Size: 1}, Nelems: n}
 }
 
 func bridgePin(name string) string { return "bridge_" + name }
