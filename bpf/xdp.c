@@ -3,7 +3,7 @@
  * device (XDP_TX) or of one listed in xdp_devices. Everything else goes on, untouched, to uplink.c, which decides the same: conntrack and
  * selection are shared. Tagged frames are left to the VLAN device's own programs. */
 #define CTX_XDP
-#include "lib/lb.h"
+#include "lib/dsr.h"
 
 /* Devices that packets can be redirected to from XDP (their driver transmits XDP frames). */
 struct {
@@ -33,9 +33,9 @@ inline_fn void dec_ttl(struct iphdr *ip)
 	ip->check = csum_apply(ip->check, (__u64)(__u16)~old + new);
 }
 
-/* send_out rewrites the packet to t and sends it to the next hop, if the route and the neighbour are known and XDP can transmit there; else it
+/* send_out rewrites the packet to t, or with dsr dispatches it there, and sends it to the next hop, if the route and the neighbour are known and XDP can transmit there; else it
  * returns XDP_PASS with the packet untouched. */
-inline_fn int send_out(struct xdp_md *ctx, struct flow *f, const struct tuple *t)
+inline_fn int send_out(struct xdp_md *ctx, struct flow *f, const struct tuple *t, int dsr)
 {
 	struct bpf_fib_lookup fib = {};
 	struct ethhdr *eth;
@@ -47,7 +47,7 @@ inline_fn int send_out(struct xdp_md *ctx, struct flow *f, const struct tuple *t
 		return XDP_PASS;
 	fib.ifindex = ctx->ingress_ifindex;
 	fib.l4_protocol = f->proto;
-	fib.tot_len = f->l3_len;
+	fib.tot_len = f->l3_len + (dsr ? dsr_overhead(f->family) : 0);
 	if (f->family == AF_INET) {
 		fib.family = AF_INET;
 		fib.tos = f->tos;
@@ -64,21 +64,31 @@ inline_fn int send_out(struct xdp_md *ctx, struct flow *f, const struct tuple *t
 	out = fib.ifindex;
 	if (out != ctx->ingress_ifindex && !bpf_map_lookup_elem(&xdp_devices, &out))
 		return XDP_PASS;
-	r = rewrite(ctx, f, t);
-	if (r)
-		return drop_xdp(ctx, r);
+	if (!dsr) {
+		r = rewrite(ctx, f, t);
+		if (r)
+			return drop_xdp(ctx, r);
+	}
 	eth = (void *)(long)ctx->data;
 	data_end = (void *)(long)ctx->data_end;
 	if ((void *)(eth + 1) + sizeof(struct ipv6hdr) > data_end && f->family != AF_INET)
 		return drop_xdp(ctx, drop_malformed);
 	if ((void *)(eth + 1) + sizeof(struct iphdr) > data_end)
 		return drop_xdp(ctx, drop_malformed);
-	memcpy(eth->h_dest, fib.dmac, 6);
-	memcpy(eth->h_source, fib.smac, 6);
 	if (f->family == AF_INET)
 		dec_ttl((void *)(eth + 1));
 	else if ((void *)(eth + 1) + sizeof(struct ipv6hdr) <= data_end)
 		((struct ipv6hdr *)(eth + 1))->hop_limit--;
+	if (unlikely(dsr)) {
+		r = dsr_send(ctx, f, t);
+		if (r)
+			return drop_xdp(ctx, r);
+		eth = (void *)(long)ctx->data;
+		if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+			return drop_xdp(ctx, drop_malformed);
+	}
+	memcpy(eth->h_dest, fib.dmac, 6);
+	memcpy(eth->h_source, fib.smac, 6);
 	drop_count(drop_none, ctx_len(ctx));
 	if (out == ctx->ingress_ifindex)
 		return send_back(ctx);
@@ -93,14 +103,14 @@ inline_fn int uplink(struct xdp_md *ctx)
 	__u16 port;
 	int r;
 
-	if (parse_eth(data, data_end, &f) != parse_ok || !vip_filter_has(&f.daddr) || f.l3_off != sizeof(struct ethhdr))
+	if (parse_eth(data, data_end, &f) != parse_ok || !vip_filter_has(&f.daddr) || f.l3_off != sizeof(struct ethhdr) || unlikely(dsr_candidate(&f)))
 		return XDP_PASS;
 	if (unlikely(f.frag || flow_is_icmp_error(&f)))
 		return XDP_PASS;
 	port = bpf_ntohs(f.dport);
 	if (lb_snat_port(f.proto, port) && lb_reverse_find(&f, &d.t) == lb_done) {
 		lb_count(lb_returned);
-		return send_out(ctx, &f, &d.t);
+		return send_out(ctx, &f, &d.t, 0);
 	}
 	r = lb_decide(&f, LB_FROM_WIRE, &d);
 	if (r == lb_none)
@@ -113,7 +123,7 @@ inline_fn int uplink(struct xdp_md *ctx)
 	if (r < 0)
 		return drop_xdp(ctx, -r);
 	if (!d.on_node) {
-		r = send_out(ctx, &f, &d.t);
+		r = send_out(ctx, &f, &d.t, d.dsr);
 		if (r != XDP_PASS)
 			lb_count(lb_forwarded);
 		return r;

@@ -21,6 +21,9 @@ const volatile struct addr cfg_pod_net6, cfg_pod_mask6;
 /* Seed of the flow hash. Equal on all nodes of a cluster, so that each picks the same backend for the same flow. */
 const volatile __u32 cfg_hash_seed = 0x6661696c;
 
+/* How packets get to a remote backend that answers by itself: enum dsr_dispatch of dsr.h. 0: new connections have their source translated. */
+const volatile __u8 cfg_dsr;
+
 /* 1 where the kernel has the helper: bpf_set_retval (5.18), bpf_ktime_get_coarse_ns (5.11). */
 const volatile __u8 cfg_have_set_retval;
 const volatile __u8 cfg_have_coarse_clock;

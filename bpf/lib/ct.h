@@ -2,6 +2,8 @@
 /* Conntrack of translated connections. A connection has two entries, one per direction, each keyed by the packet as it arrives and holding the packet as it
  * leaves: a packet needs one lookup, whichever way it goes. The reply entry doubles as the claim on a translated source port.
  *
+ * A connection whose answers go past this node (CT_DSR) has the first entry alone; its state is what the client's packets tell.
+ *
  * States: new (only the first direction seen) -> established (both seen) -> closing (FIN both ways, or RST). Lifetimes are cfg_ct_*; user
  * space sweeps (dataplane/conntrack). A plain hash map: nothing is ever evicted for something newer. */
 #pragma once
@@ -104,6 +106,18 @@ static __noinline void ct_pair_update(const struct ct_key *own, struct ct *e, __
 	}
 }
 
+/* ct_touch_half is ct_touch for an entry without a pair. A client that acknowledges has an answer; one that ends its side has little more to say, and every
+ * acknowledgement of its keeps the entry. */
+inline_fn void ct_touch_half(struct ct *e, const struct flow *f)
+{
+	if (f->proto != IPPROTO_TCP || f->frag == FLOW_FRAG_LATER)
+		return;
+	if (f->tcp_flags & (TCP_FIN | TCP_RST))
+		e->state = ct_closing;
+	else if (e->state == ct_new && (f->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_ACK)
+		e->state = ct_established;
+}
+
 /* ct_touch notes a packet of the direction of the entry e, whose key is k. */
 inline_fn void ct_touch(const struct ct_key *k, struct ct *e, const struct flow *f, __u32 now)
 {
@@ -111,6 +125,10 @@ inline_fn void ct_touch(const struct ct_key *k, struct ct *e, const struct flow 
 
 	if (e->last != now)
 		WRITE_ONCE(e->last, now);
+	if (unlikely(e->flags & CT_DSR)) {
+		ct_touch_half(e, f);
+		return;
+	}
 	if (f->proto == IPPROTO_TCP && f->frag != FLOW_FRAG_LATER) {
 		change = f->tcp_flags & TCP_RST;
 		if (f->tcp_flags & TCP_FIN && !(e->flags & CT_FIN_SEEN)) {
@@ -136,6 +154,18 @@ inline_fn __u32 ct_lifetime(const struct ct *e, __u8 proto)
 inline_fn int ct_expired(const struct ct *e, __u8 proto, __u32 now)
 {
 	return now - e->last > ct_lifetime(e, proto);
+}
+
+/* ct_create_half makes the entry of a connection whose answers go past this node; otherwise as ct_create. */
+inline_fn int ct_create_half(const struct ct_key *k, const struct tuple *t, struct ct *e)
+{
+	e->saddr = t->saddr;
+	e->daddr = t->daddr;
+	e->sport = t->sport;
+	e->dport = t->dport;
+	e->state = ct_new;
+	e->flags = CT_DSR;
+	return ct_put(k, e, BPF_ANY) ? drop_ct_full : 0;
 }
 
 #define CT_PORT_TRIES 32

@@ -14,7 +14,7 @@
  *   < 0       drop it; -r is the enum drop_reason, which the caller counts
  *
  * from says where the packet comes from: LB_FROM_POD (a local pod's veth: never source-translated but for a pod that reaches itself) or
- * LB_FROM_WIRE (an uplink: source-translated when the backend is elsewhere, so that answers come back here).
+ * LB_FROM_WIRE (an uplink: when the backend is elsewhere, source-translated, so that answers come back here, or dispatched by dsr.h).
  * f must come from parse_skb or parse_eth of this very packet. Call lb_forward before any policy that names backends, lb_reverse after it.
  * Where to call: from_pod: both; everything delivered to a pod (endpoint_deliver, to_pod): lb_reverse; uplinks: uplink.c and xdp.c have done it already. */
 #pragma once
@@ -23,6 +23,8 @@
 #include "ct.h"
 #include "icmp.h"
 #include "reset.h"
+#include "ipcache.h"
+#include "node.h"
 
 enum lb_result {
 	lb_none = 0,
@@ -40,8 +42,19 @@ struct lb_decision {
 	struct tuple t;
 	__u8 on_node; /* the backend runs on this node */
 	__u8 snat;
-	__u8 pad[2];
+	__u8 dsr; /* to be dispatched by dsr_send */
+	__u8 peer; /* filled by the caller, 1: another node has chosen a backend of ours, t.daddr (dsr.h) */
 };
+
+/* A program that takes packets from other nodes (dsr.h) defines LB_PEERS as 1 before including anything; the others have nothing of it. */
+#ifndef LB_PEERS
+#define LB_PEERS 0
+#endif
+
+inline_fn int from_peer(const struct lb_decision *d)
+{
+	return LB_PEERS && d->peer;
+}
 
 /* frag_resolve gives a later fragment the ports of its first. Returns 0 if f has its ports now, -1 if they are unknown. */
 inline_fn int frag_resolve(struct flow *f)
@@ -79,6 +92,7 @@ struct lb_scratch {
 	struct ct ct;
 	struct ct_key reverse;
 	struct source_range_key range;
+	struct flow inner; /* of dsr_in */
 };
 
 struct {
@@ -97,6 +111,33 @@ static __noinline int source_allowed(struct source_range_key *rk, const struct a
 	return bpf_map_lookup_elem(&source_ranges, rk) != NULL;
 }
 
+/* local_backend finds the backend of a service that has the address a and runs here. */
+static __noinline struct backend *local_backend(const struct service *svc, const struct addr *a, __u32 *row)
+{
+	struct local_backend_key k = { .addr = *a, .service = svc->id };
+	__u32 *known = bpf_map_lookup_elem(&local_backends, &k);
+	struct backend *b;
+
+	if (!known)
+		return NULL;
+	*row = *known;
+	b = backend_at(*row);
+	if (!b || b->service != svc->id || !addr_eq(&b->addr, a) || (b->flags & (BACKEND_ON_NODE | BACKEND_LIVE)) != (BACKEND_ON_NODE | BACKEND_LIVE))
+		return NULL;
+	return b;
+}
+
+/* dsr_reaches says whether a client's packet can be brought to a remote backend as it is: not through the overlay, whose other end lets in what comes from the sender's pods. */
+static __noinline int dsr_reaches(const struct addr *a)
+{
+	struct ipcache_entry *e;
+
+	if (!cfg_vxlan_ifindex)
+		return 1;
+	e = ipcache_lookup(a);
+	return !e || !(e->flags & IPCACHE_TUNNEL);
+}
+
 /* lb_begin chooses a backend for the first packet of a connection: it fills d and what s->ct says of the connection. Returns 0 or a drop reason. */
 static __noinline int lb_begin(const struct ct_key *k, struct service *svc, enum lb_scope scope, enum lb_from from, struct lb_decision *d, struct lb_scratch *s)
 {
@@ -105,8 +146,12 @@ static __noinline int lb_begin(const struct ct_key *k, struct service *svc, enum
 
 	if (scope == scope_out && svc->flags & SERVICE_SOURCE_RANGES && !source_allowed(&s->range, &k->saddr, svc->id))
 		return drop_source_range;
-	hash = flow_hash(&k->saddr, &k->daddr, k->sport, k->dport, k->proto);
-	b = service_select(svc, scope, &k->saddr, hash, &row);
+	if (from_peer(d)) {
+		b = local_backend(svc, &d->t.daddr, &row);
+	} else {
+		hash = flow_hash(&k->saddr, &k->daddr, k->sport, k->dport, k->proto);
+		b = service_select(svc, scope, &k->saddr, hash, &row);
+	}
 	if (!b)
 		return drop_no_backend;
 	d->t.saddr = k->saddr;
@@ -116,7 +161,8 @@ static __noinline int lb_begin(const struct ct_key *k, struct service *svc, enum
 	d->on_node = !!(b->flags & BACKEND_ON_NODE);
 	if (k->proto == IPPROTO_SCTP && k->dport != b->port)
 		return drop_unsupported_proto;
-	if ((from == LB_FROM_WIRE && !d->on_node) || (from == LB_FROM_POD && addr_eq(&b->addr, &k->saddr))) {
+	d->dsr = cfg_dsr && from == LB_FROM_WIRE && !d->on_node && svc->flags & SERVICE_DSR && dsr_reaches(&b->addr);
+	if ((from == LB_FROM_WIRE && !d->on_node && !d->dsr) || (from == LB_FROM_POD && addr_eq(&b->addr, &k->saddr))) {
 		const volatile struct addr *node = addr_is4(&b->addr) ? &cfg_node_ip4 : &cfg_node_ip6;
 
 		if (!(node->w[0] | node->w[1] | node->w[2] | node->w[3]))
@@ -139,7 +185,7 @@ static __noinline int lb_begin(const struct ct_key *k, struct service *svc, enum
 /* lb_remember makes the entries of the connection that lb_begin began. Returns 0 or a drop reason. */
 inline_fn int lb_remember(const struct ct_key *k, struct lb_decision *d, struct lb_scratch *s)
 {
-	int r = ct_create(k, &d->t, &s->ct, &s->reverse, d->snat);
+	int r = d->dsr ? ct_create_half(k, &d->t, &s->ct) : ct_create(k, &d->t, &s->ct, &s->reverse, d->snat);
 
 	if (likely(!r)) {
 		lb_count(lb_new);
@@ -162,6 +208,7 @@ inline_fn int lb_continue(const struct ct_key *k, struct ct *e, const struct flo
 	d->t.dport = e->dport;
 	d->snat = e->flags & CT_SNAT;
 	d->on_node = !!(e->flags & CT_ON_NODE);
+	d->dsr = !!(e->flags & CT_DSR);
 	return lb_done;
 }
 
@@ -169,6 +216,21 @@ inline_fn int lb_continue(const struct ct_key *k, struct ct *e, const struct flo
 static __noinline struct service *lb_service(const struct flow *f, __u16 *address)
 {
 	return service_find(&f->daddr, f->dport, f->proto, address);
+}
+
+/* lb_peer_service is lb_service for a packet that another node forwards: a NodePort was asked for under that node's address. */
+static __noinline struct service *lb_peer_service(const struct flow *f)
+{
+	struct service_key k = { .addr = f->daddr, .port = f->dport, .proto = f->proto };
+	struct service *svc = bpf_map_lookup_elem(&services, &k);
+
+	if (svc)
+		return svc;
+	if (f->family == AF_INET)
+		k.addr.w[3] = 0;
+	else
+		memset(&k.addr, 0, sizeof(k.addr));
+	return bpf_map_lookup_elem(&services, &k);
 }
 
 /* lb_portless decides about what has no ports: pings to service addresses are answered. */
@@ -183,7 +245,7 @@ static __noinline int lb_portless(const struct flow *f)
 }
 
 /* lb_decide finds the translation of a packet towards a service, without touching the packet. Returns lb_none, lb_done (d is filled), lb_reply if the packet must
- * be answered by lb_answer, or < 0. */
+ * be answered by lb_answer (never what a peer sent), or < 0. The caller has filled d->peer. */
 static __noinline int lb_decide(struct flow *f, enum lb_from from, struct lb_decision *d)
 {
 	enum lb_scope scope = from == LB_FROM_POD || addr_is_pod(&f->saddr) ? scope_in : scope_out;
@@ -197,7 +259,7 @@ static __noinline int lb_decide(struct flow *f, enum lb_from from, struct lb_dec
 	int r, fresh = 0;
 
 	if (unlikely(!proto_has_ports(f->proto)))
-		return lb_portless(f);
+		return from_peer(d) ? lb_none : lb_portless(f);
 	if (unlikely(frag_resolve(f)))
 		return -drop_fragment;
 	/* The connection first: while its backend is there, the service need not be looked for. */
@@ -205,6 +267,8 @@ static __noinline int lb_decide(struct flow *f, enum lb_from from, struct lb_dec
 	e = ct_get(&k);
 	if (e && e->flags & CT_REPLY)
 		e = NULL;
+	if (e && from_peer(d) && !(e->flags & CT_ON_NODE))
+		e = NULL; /* of when the flow came to this node first, and led elsewhere */
 	if (likely(e != NULL)) {
 		b = backend_at(e->backend);
 		b = b && b->generation == e->generation && b->flags & BACKEND_LIVE ? b : NULL;
@@ -214,7 +278,12 @@ static __noinline int lb_decide(struct flow *f, enum lb_from from, struct lb_dec
 		if (likely(b && !fresh))
 			return lb_continue(&k, e, f, d);
 	}
-	svc = lb_service(f, &address);
+	if (from_peer(d)) {
+		address = 0;
+		svc = lb_peer_service(f);
+	} else {
+		svc = lb_service(f, &address);
+	}
 	if (!svc)
 		return address & SERVICE_VIP ? lb_reply : lb_none;
 	if (e && !fresh)
@@ -233,7 +302,7 @@ static __noinline int lb_decide(struct flow *f, enum lb_from from, struct lb_dec
 	if (likely(!r))
 		return lb_done;
 	/* A local-only address whose backends are elsewhere stays silent, as a load balancer expects of a node it should not have asked. */
-	if (r == drop_no_backend && !(svc->flags & SERVICE_HAS_REMOTE))
+	if (r == drop_no_backend && !(svc->flags & SERVICE_HAS_REMOTE) && !from_peer(d))
 		return lb_reply;
 	return -r;
 }

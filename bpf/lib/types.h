@@ -34,7 +34,7 @@ enum service_algorithm {
 #define SERVICE_OUT_LOCAL 0x0008 /* from outside only this node's backends, source kept (externalTrafficPolicy: Local) */
 #define SERVICE_IN_LOCAL 0x0010 /* from inside only this node's backends (internalTrafficPolicy: Local) */
 #define SERVICE_SOURCE_RANGES 0x0020 /* map source_ranges says who may come from outside */
-#define SERVICE_DSR 0x0040 /* remote backends answer the client themselves */
+#define SERVICE_DSR 0x0040 /* remote backends answer a client outside themselves (dsr.h) */
 #define SERVICE_HAS_REMOTE 0x0080 /* usable backends exist somewhere, so an empty local set drops instead of refusing */
 #define SERVICE_HERE 0x0100 /* this node answers at the service's own address: pods' packets stay as they are and leave no entry */
 
@@ -103,6 +103,7 @@ enum ct_state {
 #define CT_FIN_SEEN 0x04 /* a FIN went this entry's direction */
 #define CT_ASSURED 0x08 /* forward: a reply was seen */
 #define CT_ON_NODE 0x10 /* the backend runs on this node */
+#define CT_DSR 0x20 /* the backend answers by itself, past this node: the entry has no pair */
 
 /* ct says how packets of one direction of one connection are rewritten. A connection has two entries, each the other's reverse. */
 struct ct {
@@ -119,6 +120,13 @@ struct ct {
 	__u32 generation; /* of the backend row when the connection began */
 };
 _Static_assert(sizeof(struct ct) == 56, "ct is 56 bytes");
+
+/* local_backend_key finds a backend on this node by what another node says of it (dsr.h): the service and the address. The value is the row. */
+struct local_backend_key {
+	struct addr addr;
+	__u32 service;
+};
+_Static_assert(sizeof(struct local_backend_key) == 20, "local_backend_key is 20 bytes");
 
 struct affinity_key {
 	struct addr client;

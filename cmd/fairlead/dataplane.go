@@ -38,6 +38,7 @@ type dataplaneOptions struct {
 	podNetwork, uninstall   bool
 	runtimeEndpoint         string
 	statusAddress           string
+	lb                      lbOptions
 	cni                     install.Options
 }
 
@@ -64,6 +65,7 @@ func newDataplaneCommand() *cobra.Command {
 	f.StringSliceVar(&o.cidrs, "cluster-cidr", []string{"10.244.0.0/16", "fd00:10:244::/56"}, "addresses of the cluster's pods")
 	f.StringSliceVar(&o.uplinks, "uplink", nil, "devices on which traffic from outside arrives (default: those that have the node's addresses)")
 	f.StringVar(&o.xdp, "xdp", "auto", "where traffic from outside is handled: auto, xdp, tcx")
+	o.lb.register(f)
 	f.StringVar(&o.dataDir, "data-dir", "/var/lib/fairlead/agent", "directory for what survives a reboot")
 	f.StringVar(&o.runDir, "run-dir", "/run/fairlead", "directory for sockets")
 	f.StringVar(&o.pinDir, "bpf-dir", loader.DefaultPinDir, "directory on a bpffs for pinned maps and links")
@@ -98,6 +100,9 @@ func (o *dataplaneOptions) run(ctx context.Context) error {
 		Uplinks: o.uplinks, XDP: o.xdp, PodNetwork: o.podNetwork, Mode: route.Mode(o.overlay), PodDevice: endpoint.Device(o.podDevice), CNI: o.cni, Registerer: prometheus.DefaultRegisterer,
 	}
 	if cfg.NodeIPs, err = parseAddrs(o.ips); err != nil {
+		return err
+	}
+	if err := o.lb.apply(&cfg); err != nil {
 		return err
 	}
 	if len(cfg.NodeIPs) == 0 && len(cfg.Uplinks) == 0 {

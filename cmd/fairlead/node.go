@@ -44,6 +44,7 @@ type nodeOptions struct {
 	runtimeEndpoint string
 	runc            string
 	overlay         string
+	lb              lbOptions
 	podDevice       string
 	noNetwork       bool
 	labels          map[string]string
@@ -72,6 +73,7 @@ func (o *nodeOptions) register(f *pflag.FlagSet) {
 	f.StringVar(&o.runtimeEndpoint, "container-runtime-endpoint", "", "use this CRI runtime (unix:///PATH) instead of the embedded containerd")
 	f.StringVar(&o.runc, "runc", "", "the embedded containerd's OCI runtime, a path (default: runc beside this executable, else runc or crun of PATH)")
 	f.StringVar(&o.overlay, "overlay", "auto", "how pods reach other nodes: auto, native, vxlan")
+	o.lb.register(f)
 	f.StringVar(&o.podDevice, "pod-device", "auto", "pairs of devices that connect new pods: auto (netkit where the kernel has it), veth, netkit")
 	f.BoolVar(&o.noNetwork, "no-network", false, "leave pods' network, Services and cluster DNS to what is installed as pods; CNI plugins are taken from /opt/cni/bin and /etc/cni/net.d")
 	f.StringToStringVar(&o.labels, "node-label", nil, "labels for the node, KEY=VALUE")
@@ -190,6 +192,9 @@ func (o *nodeOptions) config() (agent.Config, error) {
 		DNS:        link.Settings{Domain: o.clusterDomain, Upstreams: upstream},
 		ClusterDNS: serviceIPs,
 		Registerer: prometheus.DefaultRegisterer,
+	}
+	if err := o.lb.apply(&cfg.Network); err != nil {
+		return cfg, err
 	}
 	return cfg, nil
 }

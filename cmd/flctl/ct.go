@@ -24,6 +24,15 @@ type connectionView struct {
 	Source   string `json:"translatedSource,omitempty"`
 	State    string `json:"state"`
 	Idle     int    `json:"idleSeconds"`
+	Direct   bool   `json:"direct,omitempty"` // the backend, on another node, answers the client itself
+}
+
+// source says under what address the backend sees the client.
+func (v *connectionView) source() string {
+	if v.Direct {
+		return "direct"
+	}
+	return v.Source
 }
 
 var connectionStates = []string{"new", "established", "closing", "?"}
@@ -54,13 +63,14 @@ func (env *environment) connections(service string, snatOnly bool) (listing, err
 			if e.Flags&conntrack.FlagSNAT != 0 {
 				v.Source = addrPort(e.Saddr, e.Sport)
 			}
+			v.Direct = e.Flags&conntrack.FlagDSR != 0
 			views = append(views, v)
 		}
 	}
 	sort.Slice(views, func(i, j int) bool { return views[i].Service+views[i].Client < views[j].Service+views[j].Client })
 	l.value = views
 	for _, v := range views {
-		l.rows = append(l.rows, []string{v.Service, v.Protocol, v.Client, v.Frontend, v.Backend, v.State, fmt.Sprintf("%ds", v.Idle), v.Source})
+		l.rows = append(l.rows, []string{v.Service, v.Protocol, v.Client, v.Frontend, v.Backend, v.State, fmt.Sprintf("%ds", v.Idle), v.source()})
 	}
 	return l, nil
 }

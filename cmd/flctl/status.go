@@ -104,6 +104,23 @@ type statusView struct {
 	Any      int      `json:"otherConntrackEntries"`
 	AnyMax   uint32   `json:"otherConntrackCapacity"`
 	Drops    uint64   `json:"drops"`
+	Mode     string   `json:"mode,omitempty"`
+	Dispatch string   `json:"dsrDispatch,omitempty"`
+	Direct   int      `json:"directFrontends"` // answered by backends on other nodes themselves
+}
+
+// flagDSR is SERVICE_DSR of bpf/lib/types.h.
+const flagDSR = 0x40
+
+// mode says how backends on other nodes answer clients outside.
+func (v *statusView) mode() string {
+	if v.Mode == "" {
+		return fmt.Sprintf("not known; %d frontends directly", v.Direct)
+	}
+	if v.Direct == 0 {
+		return v.Mode
+	}
+	return fmt.Sprintf("%s; %d frontends directly, by %s", v.Mode, v.Direct, v.Dispatch)
 }
 
 func (env *environment) statusCommand() *cobra.Command {
@@ -112,7 +129,7 @@ func (env *environment) statusCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		v := statusView{Layout: loader.LayoutVersion, PinDir: env.pinDir}
+		v := statusView{Layout: loader.LayoutVersion, PinDir: env.pinDir, Mode: string(st.names.Mode), Dispatch: string(st.names.Dispatch)}
 		progs, err := env.programs()
 		if err != nil {
 			return err
@@ -120,9 +137,12 @@ func (env *environment) statusCommand() *cobra.Command {
 		for _, p := range progs {
 			v.Links = append(v.Links, p.Link+" on "+p.Attach)
 		}
-		for k := range st.services {
+		for k, s := range st.services {
 			if k.Proto != 0 {
 				v.Services++
+				if s.Flags&flagDSR != 0 {
+					v.Direct++
+				}
 			}
 		}
 		for _, b := range st.backends {
@@ -152,6 +172,7 @@ func (env *environment) statusCommand() *cobra.Command {
 			{"TCP conntrack", fmt.Sprintf("%d of %d", v.TCP, v.TCPMax)},
 			{"other conntrack", fmt.Sprintf("%d of %d", v.Any, v.AnyMax)},
 			{"packets dropped", fmt.Sprint(v.Drops)},
+			{"mode", v.mode()},
 		}}
 		for _, s := range v.Links {
 			l.rows = append(l.rows, []string{"attached", s})

@@ -23,6 +23,7 @@ const (
 	FlagFINSeen = 0x04
 	FlagAssured = 0x08
 	FlagOnNode  = 0x10
+	FlagDSR     = 0x20
 )
 
 // Lifetimes are how long an entry lives without packets, in ticks of 2^30 ns.

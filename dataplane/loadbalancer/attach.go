@@ -59,6 +59,11 @@ func (b *balancer) attach() error {
 			}
 		}
 	}
+	dsr, err := b.cfg.dsrConstant()
+	if err != nil {
+		return err
+	}
+	constants["cfg_dsr"] = dsr
 	b.uplinks = &uplinkPrograms{constants: constants}
 	return b.attachUplinks()
 }

@@ -16,6 +16,8 @@ import (
 const (
 	// AnnotationAlgorithm chooses the backend selection: "random", "maglev" or "least-connections".
 	AnnotationAlgorithm = "service.fairlead.io/lb-algorithm"
+	// AnnotationMode overrides Config.Mode for the Service.
+	AnnotationMode = "service.fairlead.io/lb-mode"
 	// AnnotationMaglevSize overrides the Maglev table size; one of MaglevSizes.
 	AnnotationMaglevSize = "service.fairlead.io/maglev-size"
 	// AnnotationWeight, on an EndpointSlice, is the weight of its endpoints, 1 to 255; default 1.
@@ -39,6 +41,10 @@ type Config struct {
 	// XDP says how uplinks are attached: "auto" (XDP on real devices, tcx on veth, whose packets may carry unfinished checksums),
 	// "xdp" or "tcx". Programs by tcx are attached in any case: they do what XDP leaves. Empty: auto.
 	XDP string
+	// Mode is how clients outside get their answers from backends on other nodes. Empty: SNAT. Nodes of both kinds work together.
+	Mode Mode
+	// Dispatch is how packets get to backends that answer directly. Empty: DispatchIPIP. Every node understands both.
+	Dispatch Dispatch
 	// NodeIPs are the addresses used for source translation, at most one of each family. Empty: the node's InternalIPs by its row in Tables.Nodes.
 	NodeIPs []netip.Addr
 	// PodCIDRs are the cluster's pod networks, at most one of each family: traffic from there is from inside.

@@ -19,6 +19,56 @@ import (
 	"github.com/fairlead/fairlead/dataplane/tables"
 )
 
+// Mode is how a client outside is answered when its backend runs on another node than the one it asked.
+type Mode string
+
+// The modes. SNAT is the default: it needs nothing of the network between the nodes.
+const (
+	SNAT   Mode = "snat"   // through the node that was asked, which the backend sees as its client
+	DSR    Mode = "dsr"    // directly (direct server return): the backend sees the client
+	Hybrid Mode = "hybrid" // directly for TCP, through the node for the rest
+)
+
+// Dispatch is how packets get to a backend that answers directly.
+type Dispatch string
+
+// The ways.
+const (
+	DispatchIPIP   Dispatch = "ipip"   // in another IP header (IPIP, IP6IP6)
+	DispatchOption Dispatch = "option" // with an IPv4 option or an IPv6 destination option
+)
+
+// dsr says whether services of the protocol are answered directly.
+func (m Mode) dsr(p tables.Protocol) bool {
+	return m == DSR || m == Hybrid && p == tables.TCP
+}
+
+func parseMode(s string, node Mode) (Mode, error) {
+	switch m := Mode(s); m {
+	case "":
+		return node, nil
+	case SNAT, DSR, Hybrid:
+		return m, nil
+	}
+	return node, fmt.Errorf("annotation %s: %q is none of snat, dsr, hybrid", AnnotationMode, s)
+}
+
+// constant returns the value of the constant cfg_dsr: how new connections are dispatched, 0 if a service never asks for it.
+func (c *Config) dsrConstant() (uint8, error) {
+	switch c.Mode {
+	case "", SNAT, DSR, Hybrid:
+	default:
+		return 0, fmt.Errorf("load balancer mode %q is none of snat, dsr, hybrid", c.Mode)
+	}
+	switch c.Dispatch {
+	case "", DispatchIPIP:
+		return 1, nil
+	case DispatchOption:
+		return 2, nil
+	}
+	return 0, fmt.Errorf("dispatch %q of direct server return is none of ipip, option", c.Dispatch)
+}
+
 // Algorithm is how a backend is chosen.
 type Algorithm uint8
 
@@ -51,6 +101,11 @@ type frontend struct {
 	kind string // ClusterIP, NodePort, ExternalIP, LoadBalancer: for people
 	// flags are SERVICE_* without those that depend on backends.
 	flags uint16
+}
+
+// external says whether clients outside may ask the service port.
+func (ps *portSpec) external() bool {
+	return slices.ContainsFunc(ps.frontends, func(f frontend) bool { return f.flags&flagExternal != 0 })
 }
 
 // endpoint is one backend of a service port.
@@ -108,6 +163,7 @@ type view struct {
 	tables   *tables.Tables
 	nodeName string
 	zone     string
+	mode     Mode
 }
 
 // specs computes what each of the named services should look like, in their order; empty for one that is gone. Reading only, so all CPUs share a large list.
@@ -167,6 +223,10 @@ func (v *view) desired(s *tables.Service) serviceSpec {
 	if err != nil {
 		errs = append(errs, err)
 	}
+	mode, err := parseMode(s.Annotations[AnnotationMode], v.mode)
+	if err != nil {
+		errs = append(errs, err)
+	}
 	sl := statedb.Collect(v.tables.EndpointSlices.List(v.txn, tables.SliceByService.Query(s.Name)))
 	for i := range s.Ports {
 		p := &s.Ports[i]
@@ -183,10 +243,12 @@ func (v *view) desired(s *tables.Service) serviceSpec {
 				proto: p.Protocol, port: p.Port, v6: v6, name: p.Name, frontends: fes, algorithm: alg, tableSize: size,
 				affinity: ticks(s.Affinity), ranges: rangesOf(s, v6),
 			}
-			for _, f := range fes {
-				ps.hashed = ps.hashed || f.flags&flagExternal != 0
+			for i := range fes {
+				if fes[i].flags&flagExternal != 0 && mode.dsr(p.Protocol) {
+					fes[i].flags |= flagDSR
+				}
 			}
-			ps.hashed = ps.hashed || alg == Maglev
+			ps.hashed = alg == Maglev || ps.external()
 			ps.endpoints, ps.hasRemote = v.endpointsOf(sl, p, v6)
 			v.markHere(&ps, s.InternalPolicy)
 			spec.ports = append(spec.ports, ps)

@@ -25,6 +25,10 @@ func seedPackets(t testing.TB) [][]byte {
 		packet(t, "198.51.100.9", "10.96.0.10", &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(8, 0)}, gopacket.Payload("ping")),
 		packet(t, "2001:db8::9", "fd00:96::10", &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(128, 0)}, gopacket.Payload("\x00\x01\x00\x01ping")),
 		packet(t, "198.51.100.7", "10.96.0.10", &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(3, 4)}, gopacket.Payload(quoted)),
+		dispatched(t, DispatchIPIP, "192.0.2.200", "10.244.0.2", packet(t, "198.51.100.9", "192.0.2.77", syn(4000, 30080))),
+		dispatched(t, DispatchIPIP, "2001:db8::200", "fd00:10:244::2", packet(t, "2001:db8::9", "2001:db8::77", syn(4000, 30080))),
+		dispatched(t, DispatchOption, "", "10.244.0.2", packet(t, "198.51.100.9", "192.0.2.77", syn(4000, 30080))),
+		dispatched(t, DispatchOption, "", "fd00:10:244::2", packet(t, "2001:db8::9", "2001:db8::77", syn(4000, 30080))),
 	}
 }
 
@@ -51,7 +55,7 @@ func malformedRig(t testing.TB) *fuzzed {
 	if len(r.tc) != 8 {
 		t.Fatalf("%d tc programs, 8 are known", len(r.tc))
 	}
-	r.apply(svc("web", 80, tables.TCP, "10.96.0.10", "fd00:96::10"), svc("dns", 53, tables.UDP, "10.96.0.10"),
+	r.apply(nodePort(svc("web", 80, tables.TCP, "10.96.0.10", "fd00:96::10"), 30080), svc("dns", 53, tables.UDP, "10.96.0.10"),
 		slice("web", tables.TCP, "10.244.0.2:8080"), slice("web", tables.TCP, "[fd00:10:244::2]:8080"), slice("dns", tables.UDP, "10.244.0.2:5353"))
 	return r
 }

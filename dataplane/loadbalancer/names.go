@@ -3,6 +3,7 @@
 package loadbalancer
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,6 +30,9 @@ type Names struct {
 	Services map[uint32]PortName `json:"services"`
 	// Targets are the objects behind endpoint addresses, "namespace/name" for pods.
 	Targets map[string]string `json:"targets"`
+	// Mode and Dispatch say how backends on other nodes answer clients outside, where their Services say nothing else.
+	Mode     Mode     `json:"mode,omitempty"`
+	Dispatch Dispatch `json:"dispatch,omitempty"`
 }
 
 // PortName names a service port.
@@ -70,6 +74,8 @@ func ReadNames(dir string) (Names, error) {
 type namesWriter struct {
 	dir  string
 	log  klog.Logger
+	mode Mode
+	how  Dispatch
 	wake chan struct{}
 	stop chan struct{}
 	done chan struct{}
@@ -81,9 +87,9 @@ type namesWriter struct {
 	slices statedb.Table[*tables.EndpointSlice]
 }
 
-func newNamesWriter(dir string, log klog.Logger) *namesWriter {
+func newNamesWriter(cfg *Config, log klog.Logger) *namesWriter {
 	w := &namesWriter{
-		dir: dir, log: log, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
+		dir: cfg.StateDir, log: log, mode: cmp.Or(cfg.Mode, SNAT), how: cmp.Or(cfg.Dispatch, DispatchIPIP), wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 		ports: map[uint32]PortName{}, idsOf: map[tables.Name][]uint32{},
 	}
 	go w.run()
@@ -156,7 +162,7 @@ func (w *namesWriter) run() {
 
 func (w *namesWriter) build() Names {
 	w.mu.Lock()
-	n := Names{Services: maps.Clone(w.ports), Targets: map[string]string{}}
+	n := Names{Services: maps.Clone(w.ports), Targets: map[string]string{}, Mode: w.mode, Dispatch: w.how}
 	txn, slices := w.txn, w.slices
 	w.mu.Unlock()
 	for s := range slices.All(txn) {

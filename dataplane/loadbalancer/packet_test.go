@@ -200,7 +200,9 @@ func parse(t testing.TB, frame []byte) seen {
 		t.Fatalf("packet does not parse: %v\n%s", e.Error(), p.Dump())
 	}
 	for _, l := range p.Layers() {
-		if c, ok := l.(*layers.ICMPv6); ok { // gopacket sets this for TCP and UDP only
+		if c, ok := l.(interface { // gopacket sets this itself for some layers only
+			SetNetworkLayerForChecksum(gopacket.NetworkLayer) error
+		}); ok {
 			_ = c.SetNetworkLayerForChecksum(p.NetworkLayer())
 		}
 	}

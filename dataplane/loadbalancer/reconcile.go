@@ -63,6 +63,7 @@ type batch struct {
 	delRuns   []runState
 	delIDs    []uint32
 	delRanges []loader.BPFSourceRangeKey
+	delHere   []loader.BPFLocalBackendKey
 	redo      map[tables.Name]bool
 }
 
@@ -147,6 +148,7 @@ func (r *reconciler) finish() error {
 	for run := range r.oldRuns {
 		r.runs.release(run.Base, (run.Count+slotsPerElem-1)/slotsPerElem, now)
 	}
+	err = errors.Join(err, r.pruneHere())
 	r.filter.sweep()
 	if cerr := r.keepAnswering(); cerr != nil {
 		return errors.Join(err, cerr)
@@ -233,7 +235,7 @@ func (r *reconciler) applyPort(name tables.Name, st *serviceState, id portID, sp
 	p.name, p.algorithm = spec.name, spec.algorithm
 	errs := []error{r.applyRows(p, spec)}
 	errs = append(errs, r.applyRun(p, &p.cluster, spec, backendCluster), r.applyRun(p, &p.local, spec, backendLocalSet))
-	errs = append(errs, r.applyRanges(p, spec.ranges))
+	errs = append(errs, r.applyRanges(p, spec.ranges), r.applyHere(p, spec.external()))
 	var next []frontendState
 	for _, f := range spec.frontends {
 		if owner, taken := r.owner[f.key]; taken && owner != name {
@@ -486,6 +488,9 @@ func (r *reconciler) removePort(id portID, p *portState) {
 	for _, old := range p.ranges {
 		r.batch.delRanges = append(r.batch.delRanges, rangeKey(p.id, old))
 	}
+	for _, old := range p.here {
+		r.batch.delHere = append(r.batch.delHere, loader.BPFLocalBackendKey{Addr: old.addr, Service: p.id})
+	}
 	r.batch.delIDs = append(r.batch.delIDs, p.id)
 }
 
@@ -592,6 +597,11 @@ func (r *reconciler) flush() error {
 	for _, k := range b.delRanges {
 		if err := r.k.ranges.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			errs = append(errs, fmt.Errorf("remove source range: %w", err))
+		}
+	}
+	for _, k := range b.delHere {
+		if err := r.k.here.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			errs = append(errs, fmt.Errorf("remove local backend: %w", err))
 		}
 	}
 	for _, row := range b.delRows {

@@ -98,7 +98,7 @@ func newBalancer(ctx context.Context, cfg Config) (*balancer, error) {
 		return nil, errors.Join(err, b.close())
 	}
 	b.health = newHealthServers(b.log)
-	b.names = newNamesWriter(cfg.StateDir, b.log)
+	b.names = newNamesWriter(&b.cfg, b.log)
 	b.metrics = newMetrics(cfg.Registerer, b.maps, b.rec)
 	b.stop = append(b.stop, b.health.close, b.names.close, b.metrics.close)
 	return b, nil
@@ -303,7 +303,7 @@ func (b *balancer) sync(txn statedb.ReadTxn, dirty map[tables.Name]bool) {
 	if len(dirty) == 0 {
 		return
 	}
-	v := &view{txn: txn, tables: b.cfg.Tables, nodeName: b.cfg.NodeName, zone: b.zone}
+	v := &view{txn: txn, tables: b.cfg.Tables, nodeName: b.cfg.NodeName, zone: b.zone, mode: b.cfg.Mode}
 	names := slices.Collect(maps.Keys(dirty))
 	b.rec.expect(len(names))
 	for i, spec := range v.specs(names) {

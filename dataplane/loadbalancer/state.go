@@ -57,6 +57,13 @@ type portState struct {
 	local     runState
 	frontends []frontendState
 	ranges    []netip.Prefix
+	here      []localBackend // in the order of rows
+}
+
+// localBackend is an entry of the map local_backends as written.
+type localBackend struct {
+	addr loader.BPFAddr
+	row  uint32
 }
 
 // serviceState is everything written for one service.
@@ -69,6 +76,7 @@ type serviceState struct {
 type kernel struct {
 	services *ebpf.Map
 	ranges   *ebpf.Map
+	here     *ebpf.Map // local_backends
 	backends []loader.BPFBackend
 	loads    []loader.BPFBackendLoad
 	slots    []loader.BPFSlotElem
@@ -82,7 +90,7 @@ type kernel struct {
 // openKernel maps the collection's arrays into memory. The collection must stay open as long as the result is used.
 func openKernel(maps map[string]*ebpf.Map) (*kernel, error) {
 	k := &kernel{
-		services: maps[loader.BPFMapServices], ranges: maps[loader.BPFMapSourceRanges],
+		services: maps[loader.BPFMapServices], ranges: maps[loader.BPFMapSourceRanges], here: maps[loader.BPFMapLocalBackends],
 		conntrack: []*ebpf.Map{maps[loader.BPFMapCtTcp], maps[loader.BPFMapCtAny]},
 	}
 	var err error

@@ -88,7 +88,7 @@ func (b *balancer) loadUplink(overlay int) error {
 		return fmt.Errorf("uplink programs: %w", err)
 	}
 	b.colls = append(b.colls, tcx)
-	u.tcx, u.overlay, u.on = tcx, overlay, map[string]int{}
+	u.tcx, u.xdp, u.overlay, u.on = tcx, nil, overlay, map[string]int{}
 	return nil
 }
 
@@ -110,6 +110,7 @@ func (b *balancer) attachUplink(name string, dev netlink.Link) error {
 			return err
 		}
 		constants := maps.Clone(u.constants)
+		constants["cfg_vxlan_ifindex"] = uint32(u.overlay)
 		if dev.Type() == "veth" {
 			constants["cfg_xdp_no_tx"] = uint8(1)
 		}

@@ -154,6 +154,12 @@ const (
 	BPFLbCounterIndexLbCounterCount BPFLbCounterIndex = 10
 )
 
+type BPFLocalBackendKey struct {
+	_       structs.HostLayout
+	Addr    BPFAddr
+	Service uint32
+}
+
 type BPFService struct {
 	_         structs.HostLayout
 	Id        uint32
@@ -245,6 +251,7 @@ const (
 	BPFMapDrops               = "drops"
 	BPFMapFrags               = "frags"
 	BPFMapLbCounters          = "lb_counters"
+	BPFMapLocalBackends       = "local_backends"
 	BPFMapLocalFilter         = "local_filter"
 	BPFMapServices            = "services"
 	BPFMapSlots               = "slots"
@@ -309,24 +316,25 @@ type BPFProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type BPFMapSpecs struct {
-	Affinities   *ebpf.MapSpec `ebpf:"affinities"`
-	BackendLoads *ebpf.MapSpec `ebpf:"backend_loads"`
-	Backends     *ebpf.MapSpec `ebpf:"backends"`
-	CtAny        *ebpf.MapSpec `ebpf:"ct_any"`
-	CtTcp        *ebpf.MapSpec `ebpf:"ct_tcp"`
-	DropEvents   *ebpf.MapSpec `ebpf:"drop_events"`
-	DropListener *ebpf.MapSpec `ebpf:"drop_listener"`
-	Drops        *ebpf.MapSpec `ebpf:"drops"`
-	Frags        *ebpf.MapSpec `ebpf:"frags"`
-	LbCounters   *ebpf.MapSpec `ebpf:"lb_counters"`
-	LocalFilter  *ebpf.MapSpec `ebpf:"local_filter"`
-	Services     *ebpf.MapSpec `ebpf:"services"`
-	Slots        *ebpf.MapSpec `ebpf:"slots"`
-	SockPeers    *ebpf.MapSpec `ebpf:"sock_peers"`
-	SockRevs     *ebpf.MapSpec `ebpf:"sock_revs"`
-	SockSkip     *ebpf.MapSpec `ebpf:"sock_skip"`
-	SourceRanges *ebpf.MapSpec `ebpf:"source_ranges"`
-	VipFilter    *ebpf.MapSpec `ebpf:"vip_filter"`
+	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
+	BackendLoads  *ebpf.MapSpec `ebpf:"backend_loads"`
+	Backends      *ebpf.MapSpec `ebpf:"backends"`
+	CtAny         *ebpf.MapSpec `ebpf:"ct_any"`
+	CtTcp         *ebpf.MapSpec `ebpf:"ct_tcp"`
+	DropEvents    *ebpf.MapSpec `ebpf:"drop_events"`
+	DropListener  *ebpf.MapSpec `ebpf:"drop_listener"`
+	Drops         *ebpf.MapSpec `ebpf:"drops"`
+	Frags         *ebpf.MapSpec `ebpf:"frags"`
+	LbCounters    *ebpf.MapSpec `ebpf:"lb_counters"`
+	LocalBackends *ebpf.MapSpec `ebpf:"local_backends"`
+	LocalFilter   *ebpf.MapSpec `ebpf:"local_filter"`
+	Services      *ebpf.MapSpec `ebpf:"services"`
+	Slots         *ebpf.MapSpec `ebpf:"slots"`
+	SockPeers     *ebpf.MapSpec `ebpf:"sock_peers"`
+	SockRevs      *ebpf.MapSpec `ebpf:"sock_revs"`
+	SockSkip      *ebpf.MapSpec `ebpf:"sock_skip"`
+	SourceRanges  *ebpf.MapSpec `ebpf:"source_ranges"`
+	VipFilter     *ebpf.MapSpec `ebpf:"vip_filter"`
 }
 
 // BPFVariableSpecs contains global variables before they are loaded into the kernel.
@@ -361,24 +369,25 @@ func (o *BPFObjects) Close() error {
 //
 // It can be passed to LoadBPFObjects or ebpf.CollectionSpec.LoadAndAssign.
 type BPFMaps struct {
-	Affinities   *ebpf.Map `ebpf:"affinities"`
-	BackendLoads *ebpf.Map `ebpf:"backend_loads"`
-	Backends     *ebpf.Map `ebpf:"backends"`
-	CtAny        *ebpf.Map `ebpf:"ct_any"`
-	CtTcp        *ebpf.Map `ebpf:"ct_tcp"`
-	DropEvents   *ebpf.Map `ebpf:"drop_events"`
-	DropListener *ebpf.Map `ebpf:"drop_listener"`
-	Drops        *ebpf.Map `ebpf:"drops"`
-	Frags        *ebpf.Map `ebpf:"frags"`
-	LbCounters   *ebpf.Map `ebpf:"lb_counters"`
-	LocalFilter  *ebpf.Map `ebpf:"local_filter"`
-	Services     *ebpf.Map `ebpf:"services"`
-	Slots        *ebpf.Map `ebpf:"slots"`
-	SockPeers    *ebpf.Map `ebpf:"sock_peers"`
-	SockRevs     *ebpf.Map `ebpf:"sock_revs"`
-	SockSkip     *ebpf.Map `ebpf:"sock_skip"`
-	SourceRanges *ebpf.Map `ebpf:"source_ranges"`
-	VipFilter    *ebpf.Map `ebpf:"vip_filter"`
+	Affinities    *ebpf.Map `ebpf:"affinities"`
+	BackendLoads  *ebpf.Map `ebpf:"backend_loads"`
+	Backends      *ebpf.Map `ebpf:"backends"`
+	CtAny         *ebpf.Map `ebpf:"ct_any"`
+	CtTcp         *ebpf.Map `ebpf:"ct_tcp"`
+	DropEvents    *ebpf.Map `ebpf:"drop_events"`
+	DropListener  *ebpf.Map `ebpf:"drop_listener"`
+	Drops         *ebpf.Map `ebpf:"drops"`
+	Frags         *ebpf.Map `ebpf:"frags"`
+	LbCounters    *ebpf.Map `ebpf:"lb_counters"`
+	LocalBackends *ebpf.Map `ebpf:"local_backends"`
+	LocalFilter   *ebpf.Map `ebpf:"local_filter"`
+	Services      *ebpf.Map `ebpf:"services"`
+	Slots         *ebpf.Map `ebpf:"slots"`
+	SockPeers     *ebpf.Map `ebpf:"sock_peers"`
+	SockRevs      *ebpf.Map `ebpf:"sock_revs"`
+	SockSkip      *ebpf.Map `ebpf:"sock_skip"`
+	SourceRanges  *ebpf.Map `ebpf:"source_ranges"`
+	VipFilter     *ebpf.Map `ebpf:"vip_filter"`
 }
 
 func (m *BPFMaps) Close() error {
@@ -393,6 +402,7 @@ func (m *BPFMaps) Close() error {
 		m.Drops,
 		m.Frags,
 		m.LbCounters,
+		m.LocalBackends,
 		m.LocalFilter,
 		m.Services,
 		m.Slots,

@@ -105,6 +105,7 @@ const (
 	NetMapIpcache             = "ipcache"
 	NetMapLbCounters          = "lb_counters"
 	NetMapLbScratches         = "lb_scratches"
+	NetMapLocalBackends       = "local_backends"
 	NetMapLocalFilter         = "local_filter"
 	NetMapMasquerade          = "masquerade"
 	NetMapServices            = "services"
@@ -125,6 +126,7 @@ const (
 	NetVarCfgCtTcpSyn         = "cfg_ct_tcp_syn"
 	NetVarCfgCtUdp            = "cfg_ct_udp"
 	NetVarCfgCtUdpStream      = "cfg_ct_udp_stream"
+	NetVarCfgDsr              = "cfg_dsr"
 	NetVarCfgHashSeed         = "cfg_hash_seed"
 	NetVarCfgHaveCoarseClock  = "cfg_have_coarse_clock"
 	NetVarCfgHaveSetRetval    = "cfg_have_set_retval"
@@ -195,32 +197,33 @@ type NetProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type NetMapSpecs struct {
-	Affinities   *ebpf.MapSpec `ebpf:"affinities"`
-	BackendLoads *ebpf.MapSpec `ebpf:"backend_loads"`
-	Backends     *ebpf.MapSpec `ebpf:"backends"`
-	Bandwidths   *ebpf.MapSpec `ebpf:"bandwidths"`
-	CtAny        *ebpf.MapSpec `ebpf:"ct_any"`
-	CtTcp        *ebpf.MapSpec `ebpf:"ct_tcp"`
-	DropEvents   *ebpf.MapSpec `ebpf:"drop_events"`
-	DropListener *ebpf.MapSpec `ebpf:"drop_listener"`
-	Drops        *ebpf.MapSpec `ebpf:"drops"`
-	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
-	Frags        *ebpf.MapSpec `ebpf:"frags"`
-	IcmpBudgets  *ebpf.MapSpec `ebpf:"icmp_budgets"`
-	Inbound      *ebpf.MapSpec `ebpf:"inbound"`
-	Ipcache      *ebpf.MapSpec `ebpf:"ipcache"`
-	LbCounters   *ebpf.MapSpec `ebpf:"lb_counters"`
-	LbScratches  *ebpf.MapSpec `ebpf:"lb_scratches"`
-	LocalFilter  *ebpf.MapSpec `ebpf:"local_filter"`
-	Masquerade   *ebpf.MapSpec `ebpf:"masquerade"`
-	Services     *ebpf.MapSpec `ebpf:"services"`
-	Slots        *ebpf.MapSpec `ebpf:"slots"`
-	SockPeers    *ebpf.MapSpec `ebpf:"sock_peers"`
-	SockRevs     *ebpf.MapSpec `ebpf:"sock_revs"`
-	SockSkip     *ebpf.MapSpec `ebpf:"sock_skip"`
-	SourceRanges *ebpf.MapSpec `ebpf:"source_ranges"`
-	Uplinks      *ebpf.MapSpec `ebpf:"uplinks"`
-	VipFilter    *ebpf.MapSpec `ebpf:"vip_filter"`
+	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
+	BackendLoads  *ebpf.MapSpec `ebpf:"backend_loads"`
+	Backends      *ebpf.MapSpec `ebpf:"backends"`
+	Bandwidths    *ebpf.MapSpec `ebpf:"bandwidths"`
+	CtAny         *ebpf.MapSpec `ebpf:"ct_any"`
+	CtTcp         *ebpf.MapSpec `ebpf:"ct_tcp"`
+	DropEvents    *ebpf.MapSpec `ebpf:"drop_events"`
+	DropListener  *ebpf.MapSpec `ebpf:"drop_listener"`
+	Drops         *ebpf.MapSpec `ebpf:"drops"`
+	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
+	Frags         *ebpf.MapSpec `ebpf:"frags"`
+	IcmpBudgets   *ebpf.MapSpec `ebpf:"icmp_budgets"`
+	Inbound       *ebpf.MapSpec `ebpf:"inbound"`
+	Ipcache       *ebpf.MapSpec `ebpf:"ipcache"`
+	LbCounters    *ebpf.MapSpec `ebpf:"lb_counters"`
+	LbScratches   *ebpf.MapSpec `ebpf:"lb_scratches"`
+	LocalBackends *ebpf.MapSpec `ebpf:"local_backends"`
+	LocalFilter   *ebpf.MapSpec `ebpf:"local_filter"`
+	Masquerade    *ebpf.MapSpec `ebpf:"masquerade"`
+	Services      *ebpf.MapSpec `ebpf:"services"`
+	Slots         *ebpf.MapSpec `ebpf:"slots"`
+	SockPeers     *ebpf.MapSpec `ebpf:"sock_peers"`
+	SockRevs      *ebpf.MapSpec `ebpf:"sock_revs"`
+	SockSkip      *ebpf.MapSpec `ebpf:"sock_skip"`
+	SourceRanges  *ebpf.MapSpec `ebpf:"source_ranges"`
+	Uplinks       *ebpf.MapSpec `ebpf:"uplinks"`
+	VipFilter     *ebpf.MapSpec `ebpf:"vip_filter"`
 }
 
 // NetVariableSpecs contains global variables before they are loaded into the kernel.
@@ -233,6 +236,7 @@ type NetVariableSpecs struct {
 	CfgCtTcpSyn         *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_syn"`
 	CfgCtUdp            *ebpf.VariableSpec `ebpf:"cfg_ct_udp"`
 	CfgCtUdpStream      *ebpf.VariableSpec `ebpf:"cfg_ct_udp_stream"`
+	CfgDsr              *ebpf.VariableSpec `ebpf:"cfg_dsr"`
 	CfgHashSeed         *ebpf.VariableSpec `ebpf:"cfg_hash_seed"`
 	CfgHaveCoarseClock  *ebpf.VariableSpec `ebpf:"cfg_have_coarse_clock"`
 	CfgHaveSetRetval    *ebpf.VariableSpec `ebpf:"cfg_have_set_retval"`
@@ -271,32 +275,33 @@ func (o *NetObjects) Close() error {
 //
 // It can be passed to LoadNetObjects or ebpf.CollectionSpec.LoadAndAssign.
 type NetMaps struct {
-	Affinities   *ebpf.Map `ebpf:"affinities"`
-	BackendLoads *ebpf.Map `ebpf:"backend_loads"`
-	Backends     *ebpf.Map `ebpf:"backends"`
-	Bandwidths   *ebpf.Map `ebpf:"bandwidths"`
-	CtAny        *ebpf.Map `ebpf:"ct_any"`
-	CtTcp        *ebpf.Map `ebpf:"ct_tcp"`
-	DropEvents   *ebpf.Map `ebpf:"drop_events"`
-	DropListener *ebpf.Map `ebpf:"drop_listener"`
-	Drops        *ebpf.Map `ebpf:"drops"`
-	Endpoints    *ebpf.Map `ebpf:"endpoints"`
-	Frags        *ebpf.Map `ebpf:"frags"`
-	IcmpBudgets  *ebpf.Map `ebpf:"icmp_budgets"`
-	Inbound      *ebpf.Map `ebpf:"inbound"`
-	Ipcache      *ebpf.Map `ebpf:"ipcache"`
-	LbCounters   *ebpf.Map `ebpf:"lb_counters"`
-	LbScratches  *ebpf.Map `ebpf:"lb_scratches"`
-	LocalFilter  *ebpf.Map `ebpf:"local_filter"`
-	Masquerade   *ebpf.Map `ebpf:"masquerade"`
-	Services     *ebpf.Map `ebpf:"services"`
-	Slots        *ebpf.Map `ebpf:"slots"`
-	SockPeers    *ebpf.Map `ebpf:"sock_peers"`
-	SockRevs     *ebpf.Map `ebpf:"sock_revs"`
-	SockSkip     *ebpf.Map `ebpf:"sock_skip"`
-	SourceRanges *ebpf.Map `ebpf:"source_ranges"`
-	Uplinks      *ebpf.Map `ebpf:"uplinks"`
-	VipFilter    *ebpf.Map `ebpf:"vip_filter"`
+	Affinities    *ebpf.Map `ebpf:"affinities"`
+	BackendLoads  *ebpf.Map `ebpf:"backend_loads"`
+	Backends      *ebpf.Map `ebpf:"backends"`
+	Bandwidths    *ebpf.Map `ebpf:"bandwidths"`
+	CtAny         *ebpf.Map `ebpf:"ct_any"`
+	CtTcp         *ebpf.Map `ebpf:"ct_tcp"`
+	DropEvents    *ebpf.Map `ebpf:"drop_events"`
+	DropListener  *ebpf.Map `ebpf:"drop_listener"`
+	Drops         *ebpf.Map `ebpf:"drops"`
+	Endpoints     *ebpf.Map `ebpf:"endpoints"`
+	Frags         *ebpf.Map `ebpf:"frags"`
+	IcmpBudgets   *ebpf.Map `ebpf:"icmp_budgets"`
+	Inbound       *ebpf.Map `ebpf:"inbound"`
+	Ipcache       *ebpf.Map `ebpf:"ipcache"`
+	LbCounters    *ebpf.Map `ebpf:"lb_counters"`
+	LbScratches   *ebpf.Map `ebpf:"lb_scratches"`
+	LocalBackends *ebpf.Map `ebpf:"local_backends"`
+	LocalFilter   *ebpf.Map `ebpf:"local_filter"`
+	Masquerade    *ebpf.Map `ebpf:"masquerade"`
+	Services      *ebpf.Map `ebpf:"services"`
+	Slots         *ebpf.Map `ebpf:"slots"`
+	SockPeers     *ebpf.Map `ebpf:"sock_peers"`
+	SockRevs      *ebpf.Map `ebpf:"sock_revs"`
+	SockSkip      *ebpf.Map `ebpf:"sock_skip"`
+	SourceRanges  *ebpf.Map `ebpf:"source_ranges"`
+	Uplinks       *ebpf.Map `ebpf:"uplinks"`
+	VipFilter     *ebpf.Map `ebpf:"vip_filter"`
 }
 
 func (m *NetMaps) Close() error {
@@ -317,6 +322,7 @@ func (m *NetMaps) Close() error {
 		m.Ipcache,
 		m.LbCounters,
 		m.LbScratches,
+		m.LocalBackends,
 		m.LocalFilter,
 		m.Masquerade,
 		m.Services,
@@ -340,6 +346,7 @@ type NetVariables struct {
 	CfgCtTcpSyn         *ebpf.Variable `ebpf:"cfg_ct_tcp_syn"`
 	CfgCtUdp            *ebpf.Variable `ebpf:"cfg_ct_udp"`
 	CfgCtUdpStream      *ebpf.Variable `ebpf:"cfg_ct_udp_stream"`
+	CfgDsr              *ebpf.Variable `ebpf:"cfg_dsr"`
 	CfgHashSeed         *ebpf.Variable `ebpf:"cfg_hash_seed"`
 	CfgHaveCoarseClock  *ebpf.Variable `ebpf:"cfg_have_coarse_clock"`
 	CfgHaveSetRetval    *ebpf.Variable `ebpf:"cfg_have_set_retval"`

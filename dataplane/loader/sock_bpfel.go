@@ -23,6 +23,7 @@ const (
 	SockMapCtTcp               = "ct_tcp"
 	SockMapFrags               = "frags"
 	SockMapLbCounters          = "lb_counters"
+	SockMapLocalBackends       = "local_backends"
 	SockMapLocalFilter         = "local_filter"
 	SockMapServices            = "services"
 	SockMapSlots               = "slots"
@@ -45,6 +46,7 @@ const (
 	SockVarCfgCtTcpSyn         = "cfg_ct_tcp_syn"
 	SockVarCfgCtUdp            = "cfg_ct_udp"
 	SockVarCfgCtUdpStream      = "cfg_ct_udp_stream"
+	SockVarCfgDsr              = "cfg_dsr"
 	SockVarCfgHashSeed         = "cfg_hash_seed"
 	SockVarCfgHaveCoarseClock  = "cfg_have_coarse_clock"
 	SockVarCfgHaveSetRetval    = "cfg_have_set_retval"
@@ -116,21 +118,22 @@ type SockProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SockMapSpecs struct {
-	Affinities   *ebpf.MapSpec `ebpf:"affinities"`
-	BackendLoads *ebpf.MapSpec `ebpf:"backend_loads"`
-	Backends     *ebpf.MapSpec `ebpf:"backends"`
-	CtAny        *ebpf.MapSpec `ebpf:"ct_any"`
-	CtTcp        *ebpf.MapSpec `ebpf:"ct_tcp"`
-	Frags        *ebpf.MapSpec `ebpf:"frags"`
-	LbCounters   *ebpf.MapSpec `ebpf:"lb_counters"`
-	LocalFilter  *ebpf.MapSpec `ebpf:"local_filter"`
-	Services     *ebpf.MapSpec `ebpf:"services"`
-	Slots        *ebpf.MapSpec `ebpf:"slots"`
-	SockPeers    *ebpf.MapSpec `ebpf:"sock_peers"`
-	SockRevs     *ebpf.MapSpec `ebpf:"sock_revs"`
-	SockSkip     *ebpf.MapSpec `ebpf:"sock_skip"`
-	SourceRanges *ebpf.MapSpec `ebpf:"source_ranges"`
-	VipFilter    *ebpf.MapSpec `ebpf:"vip_filter"`
+	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
+	BackendLoads  *ebpf.MapSpec `ebpf:"backend_loads"`
+	Backends      *ebpf.MapSpec `ebpf:"backends"`
+	CtAny         *ebpf.MapSpec `ebpf:"ct_any"`
+	CtTcp         *ebpf.MapSpec `ebpf:"ct_tcp"`
+	Frags         *ebpf.MapSpec `ebpf:"frags"`
+	LbCounters    *ebpf.MapSpec `ebpf:"lb_counters"`
+	LocalBackends *ebpf.MapSpec `ebpf:"local_backends"`
+	LocalFilter   *ebpf.MapSpec `ebpf:"local_filter"`
+	Services      *ebpf.MapSpec `ebpf:"services"`
+	Slots         *ebpf.MapSpec `ebpf:"slots"`
+	SockPeers     *ebpf.MapSpec `ebpf:"sock_peers"`
+	SockRevs      *ebpf.MapSpec `ebpf:"sock_revs"`
+	SockSkip      *ebpf.MapSpec `ebpf:"sock_skip"`
+	SourceRanges  *ebpf.MapSpec `ebpf:"source_ranges"`
+	VipFilter     *ebpf.MapSpec `ebpf:"vip_filter"`
 }
 
 // SockVariableSpecs contains global variables before they are loaded into the kernel.
@@ -142,6 +145,7 @@ type SockVariableSpecs struct {
 	CfgCtTcpSyn         *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_syn"`
 	CfgCtUdp            *ebpf.VariableSpec `ebpf:"cfg_ct_udp"`
 	CfgCtUdpStream      *ebpf.VariableSpec `ebpf:"cfg_ct_udp_stream"`
+	CfgDsr              *ebpf.VariableSpec `ebpf:"cfg_dsr"`
 	CfgHashSeed         *ebpf.VariableSpec `ebpf:"cfg_hash_seed"`
 	CfgHaveCoarseClock  *ebpf.VariableSpec `ebpf:"cfg_have_coarse_clock"`
 	CfgHaveSetRetval    *ebpf.VariableSpec `ebpf:"cfg_have_set_retval"`
@@ -176,21 +180,22 @@ func (o *SockObjects) Close() error {
 //
 // It can be passed to LoadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SockMaps struct {
-	Affinities   *ebpf.Map `ebpf:"affinities"`
-	BackendLoads *ebpf.Map `ebpf:"backend_loads"`
-	Backends     *ebpf.Map `ebpf:"backends"`
-	CtAny        *ebpf.Map `ebpf:"ct_any"`
-	CtTcp        *ebpf.Map `ebpf:"ct_tcp"`
-	Frags        *ebpf.Map `ebpf:"frags"`
-	LbCounters   *ebpf.Map `ebpf:"lb_counters"`
-	LocalFilter  *ebpf.Map `ebpf:"local_filter"`
-	Services     *ebpf.Map `ebpf:"services"`
-	Slots        *ebpf.Map `ebpf:"slots"`
-	SockPeers    *ebpf.Map `ebpf:"sock_peers"`
-	SockRevs     *ebpf.Map `ebpf:"sock_revs"`
-	SockSkip     *ebpf.Map `ebpf:"sock_skip"`
-	SourceRanges *ebpf.Map `ebpf:"source_ranges"`
-	VipFilter    *ebpf.Map `ebpf:"vip_filter"`
+	Affinities    *ebpf.Map `ebpf:"affinities"`
+	BackendLoads  *ebpf.Map `ebpf:"backend_loads"`
+	Backends      *ebpf.Map `ebpf:"backends"`
+	CtAny         *ebpf.Map `ebpf:"ct_any"`
+	CtTcp         *ebpf.Map `ebpf:"ct_tcp"`
+	Frags         *ebpf.Map `ebpf:"frags"`
+	LbCounters    *ebpf.Map `ebpf:"lb_counters"`
+	LocalBackends *ebpf.Map `ebpf:"local_backends"`
+	LocalFilter   *ebpf.Map `ebpf:"local_filter"`
+	Services      *ebpf.Map `ebpf:"services"`
+	Slots         *ebpf.Map `ebpf:"slots"`
+	SockPeers     *ebpf.Map `ebpf:"sock_peers"`
+	SockRevs      *ebpf.Map `ebpf:"sock_revs"`
+	SockSkip      *ebpf.Map `ebpf:"sock_skip"`
+	SourceRanges  *ebpf.Map `ebpf:"source_ranges"`
+	VipFilter     *ebpf.Map `ebpf:"vip_filter"`
 }
 
 func (m *SockMaps) Close() error {
@@ -202,6 +207,7 @@ func (m *SockMaps) Close() error {
 		m.CtTcp,
 		m.Frags,
 		m.LbCounters,
+		m.LocalBackends,
 		m.LocalFilter,
 		m.Services,
 		m.Slots,
@@ -222,6 +228,7 @@ type SockVariables struct {
 	CfgCtTcpSyn         *ebpf.Variable `ebpf:"cfg_ct_tcp_syn"`
 	CfgCtUdp            *ebpf.Variable `ebpf:"cfg_ct_udp"`
 	CfgCtUdpStream      *ebpf.Variable `ebpf:"cfg_ct_udp_stream"`
+	CfgDsr              *ebpf.Variable `ebpf:"cfg_dsr"`
 	CfgHashSeed         *ebpf.Variable `ebpf:"cfg_hash_seed"`
 	CfgHaveCoarseClock  *ebpf.Variable `ebpf:"cfg_have_coarse_clock"`
 	CfgHaveSetRetval    *ebpf.Variable `ebpf:"cfg_have_set_retval"`

@@ -28,9 +28,11 @@ func TestStackFitsEveryKernel(t *testing.T) {
 		for _, m := range spec.Maps {
 			m.Pinning = ebpf.PinNone
 		}
-		if v := spec.Variables[bridgeFlag]; v != nil { // all that there ever is to call; what the loader puts in for it needs no stack
-			if err := v.Set(uint8(1)); err != nil {
-				t.Fatal(err)
+		for _, flag := range []string{bridgeFlag, "cfg_dsr"} { // all that there ever is to call; what the loader puts in for bridges needs no stack
+			if v := spec.Variables[flag]; v != nil {
+				if err := v.Set(uint8(1)); err != nil {
+					t.Fatal(err)
+				}
 			}
 		}
 		coll, err := ebpf.NewCollectionWithOptions(spec.Copy(), ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats}})

@@ -26,8 +26,10 @@ const (
 	UplinkMapDrops               = "drops"
 	UplinkMapFrags               = "frags"
 	UplinkMapIcmpBudgets         = "icmp_budgets"
+	UplinkMapIpcache             = "ipcache"
 	UplinkMapLbCounters          = "lb_counters"
 	UplinkMapLbScratches         = "lb_scratches"
+	UplinkMapLocalBackends       = "local_backends"
 	UplinkMapLocalFilter         = "local_filter"
 	UplinkMapServices            = "services"
 	UplinkMapSlots               = "slots"
@@ -44,6 +46,7 @@ const (
 	UplinkVarCfgCtTcpSyn         = "cfg_ct_tcp_syn"
 	UplinkVarCfgCtUdp            = "cfg_ct_udp"
 	UplinkVarCfgCtUdpStream      = "cfg_ct_udp_stream"
+	UplinkVarCfgDsr              = "cfg_dsr"
 	UplinkVarCfgHashSeed         = "cfg_hash_seed"
 	UplinkVarCfgHaveCoarseClock  = "cfg_have_coarse_clock"
 	UplinkVarCfgHaveSetRetval    = "cfg_have_set_retval"
@@ -112,26 +115,28 @@ type UplinkProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type UplinkMapSpecs struct {
-	Affinities   *ebpf.MapSpec `ebpf:"affinities"`
-	BackendLoads *ebpf.MapSpec `ebpf:"backend_loads"`
-	Backends     *ebpf.MapSpec `ebpf:"backends"`
-	CtAny        *ebpf.MapSpec `ebpf:"ct_any"`
-	CtTcp        *ebpf.MapSpec `ebpf:"ct_tcp"`
-	DropEvents   *ebpf.MapSpec `ebpf:"drop_events"`
-	DropListener *ebpf.MapSpec `ebpf:"drop_listener"`
-	Drops        *ebpf.MapSpec `ebpf:"drops"`
-	Frags        *ebpf.MapSpec `ebpf:"frags"`
-	IcmpBudgets  *ebpf.MapSpec `ebpf:"icmp_budgets"`
-	LbCounters   *ebpf.MapSpec `ebpf:"lb_counters"`
-	LbScratches  *ebpf.MapSpec `ebpf:"lb_scratches"`
-	LocalFilter  *ebpf.MapSpec `ebpf:"local_filter"`
-	Services     *ebpf.MapSpec `ebpf:"services"`
-	Slots        *ebpf.MapSpec `ebpf:"slots"`
-	SockPeers    *ebpf.MapSpec `ebpf:"sock_peers"`
-	SockRevs     *ebpf.MapSpec `ebpf:"sock_revs"`
-	SockSkip     *ebpf.MapSpec `ebpf:"sock_skip"`
-	SourceRanges *ebpf.MapSpec `ebpf:"source_ranges"`
-	VipFilter    *ebpf.MapSpec `ebpf:"vip_filter"`
+	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
+	BackendLoads  *ebpf.MapSpec `ebpf:"backend_loads"`
+	Backends      *ebpf.MapSpec `ebpf:"backends"`
+	CtAny         *ebpf.MapSpec `ebpf:"ct_any"`
+	CtTcp         *ebpf.MapSpec `ebpf:"ct_tcp"`
+	DropEvents    *ebpf.MapSpec `ebpf:"drop_events"`
+	DropListener  *ebpf.MapSpec `ebpf:"drop_listener"`
+	Drops         *ebpf.MapSpec `ebpf:"drops"`
+	Frags         *ebpf.MapSpec `ebpf:"frags"`
+	IcmpBudgets   *ebpf.MapSpec `ebpf:"icmp_budgets"`
+	Ipcache       *ebpf.MapSpec `ebpf:"ipcache"`
+	LbCounters    *ebpf.MapSpec `ebpf:"lb_counters"`
+	LbScratches   *ebpf.MapSpec `ebpf:"lb_scratches"`
+	LocalBackends *ebpf.MapSpec `ebpf:"local_backends"`
+	LocalFilter   *ebpf.MapSpec `ebpf:"local_filter"`
+	Services      *ebpf.MapSpec `ebpf:"services"`
+	Slots         *ebpf.MapSpec `ebpf:"slots"`
+	SockPeers     *ebpf.MapSpec `ebpf:"sock_peers"`
+	SockRevs      *ebpf.MapSpec `ebpf:"sock_revs"`
+	SockSkip      *ebpf.MapSpec `ebpf:"sock_skip"`
+	SourceRanges  *ebpf.MapSpec `ebpf:"source_ranges"`
+	VipFilter     *ebpf.MapSpec `ebpf:"vip_filter"`
 }
 
 // UplinkVariableSpecs contains global variables before they are loaded into the kernel.
@@ -144,6 +149,7 @@ type UplinkVariableSpecs struct {
 	CfgCtTcpSyn         *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_syn"`
 	CfgCtUdp            *ebpf.VariableSpec `ebpf:"cfg_ct_udp"`
 	CfgCtUdpStream      *ebpf.VariableSpec `ebpf:"cfg_ct_udp_stream"`
+	CfgDsr              *ebpf.VariableSpec `ebpf:"cfg_dsr"`
 	CfgHashSeed         *ebpf.VariableSpec `ebpf:"cfg_hash_seed"`
 	CfgHaveCoarseClock  *ebpf.VariableSpec `ebpf:"cfg_have_coarse_clock"`
 	CfgHaveSetRetval    *ebpf.VariableSpec `ebpf:"cfg_have_set_retval"`
@@ -182,26 +188,28 @@ func (o *UplinkObjects) Close() error {
 //
 // It can be passed to LoadUplinkObjects or ebpf.CollectionSpec.LoadAndAssign.
 type UplinkMaps struct {
-	Affinities   *ebpf.Map `ebpf:"affinities"`
-	BackendLoads *ebpf.Map `ebpf:"backend_loads"`
-	Backends     *ebpf.Map `ebpf:"backends"`
-	CtAny        *ebpf.Map `ebpf:"ct_any"`
-	CtTcp        *ebpf.Map `ebpf:"ct_tcp"`
-	DropEvents   *ebpf.Map `ebpf:"drop_events"`
-	DropListener *ebpf.Map `ebpf:"drop_listener"`
-	Drops        *ebpf.Map `ebpf:"drops"`
-	Frags        *ebpf.Map `ebpf:"frags"`
-	IcmpBudgets  *ebpf.Map `ebpf:"icmp_budgets"`
-	LbCounters   *ebpf.Map `ebpf:"lb_counters"`
-	LbScratches  *ebpf.Map `ebpf:"lb_scratches"`
-	LocalFilter  *ebpf.Map `ebpf:"local_filter"`
-	Services     *ebpf.Map `ebpf:"services"`
-	Slots        *ebpf.Map `ebpf:"slots"`
-	SockPeers    *ebpf.Map `ebpf:"sock_peers"`
-	SockRevs     *ebpf.Map `ebpf:"sock_revs"`
-	SockSkip     *ebpf.Map `ebpf:"sock_skip"`
-	SourceRanges *ebpf.Map `ebpf:"source_ranges"`
-	VipFilter    *ebpf.Map `ebpf:"vip_filter"`
+	Affinities    *ebpf.Map `ebpf:"affinities"`
+	BackendLoads  *ebpf.Map `ebpf:"backend_loads"`
+	Backends      *ebpf.Map `ebpf:"backends"`
+	CtAny         *ebpf.Map `ebpf:"ct_any"`
+	CtTcp         *ebpf.Map `ebpf:"ct_tcp"`
+	DropEvents    *ebpf.Map `ebpf:"drop_events"`
+	DropListener  *ebpf.Map `ebpf:"drop_listener"`
+	Drops         *ebpf.Map `ebpf:"drops"`
+	Frags         *ebpf.Map `ebpf:"frags"`
+	IcmpBudgets   *ebpf.Map `ebpf:"icmp_budgets"`
+	Ipcache       *ebpf.Map `ebpf:"ipcache"`
+	LbCounters    *ebpf.Map `ebpf:"lb_counters"`
+	LbScratches   *ebpf.Map `ebpf:"lb_scratches"`
+	LocalBackends *ebpf.Map `ebpf:"local_backends"`
+	LocalFilter   *ebpf.Map `ebpf:"local_filter"`
+	Services      *ebpf.Map `ebpf:"services"`
+	Slots         *ebpf.Map `ebpf:"slots"`
+	SockPeers     *ebpf.Map `ebpf:"sock_peers"`
+	SockRevs      *ebpf.Map `ebpf:"sock_revs"`
+	SockSkip      *ebpf.Map `ebpf:"sock_skip"`
+	SourceRanges  *ebpf.Map `ebpf:"source_ranges"`
+	VipFilter     *ebpf.Map `ebpf:"vip_filter"`
 }
 
 func (m *UplinkMaps) Close() error {
@@ -216,8 +224,10 @@ func (m *UplinkMaps) Close() error {
 		m.Drops,
 		m.Frags,
 		m.IcmpBudgets,
+		m.Ipcache,
 		m.LbCounters,
 		m.LbScratches,
+		m.LocalBackends,
 		m.LocalFilter,
 		m.Services,
 		m.Slots,
@@ -239,6 +249,7 @@ type UplinkVariables struct {
 	CfgCtTcpSyn         *ebpf.Variable `ebpf:"cfg_ct_tcp_syn"`
 	CfgCtUdp            *ebpf.Variable `ebpf:"cfg_ct_udp"`
 	CfgCtUdpStream      *ebpf.Variable `ebpf:"cfg_ct_udp_stream"`
+	CfgDsr              *ebpf.Variable `ebpf:"cfg_dsr"`
 	CfgHashSeed         *ebpf.Variable `ebpf:"cfg_hash_seed"`
 	CfgHaveCoarseClock  *ebpf.Variable `ebpf:"cfg_have_coarse_clock"`
 	CfgHaveSetRetval    *ebpf.Variable `ebpf:"cfg_have_set_retval"`

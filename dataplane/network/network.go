@@ -49,6 +49,9 @@ type Config struct {
 	// Uplinks are the devices towards the other nodes and the world; empty: those that have one of NodeIPs.
 	Uplinks []string
 	XDP     string // see loadbalancer.Config
+	// LBMode and LBDispatch are Mode and Dispatch of loadbalancer.Config.
+	LBMode     loadbalancer.Mode
+	LBDispatch loadbalancer.Dispatch
 	// ClusterCIDRs are the cluster's pod networks.
 	ClusterCIDRs []netip.Prefix
 
@@ -119,6 +122,7 @@ func Run(ctx context.Context, cfg Config) error {
 func (cfg Config) loadBalancer(l *loader.Loader, t *tables.Tables) loadbalancer.Config {
 	lb := loadbalancer.Config{
 		Tables: t, Loader: l, NodeName: cfg.NodeName, CgroupRoot: cfg.CgroupRoot, Uplinks: cfg.Uplinks, XDP: cfg.XDP,
+		Mode: cfg.LBMode, Dispatch: cfg.LBDispatch,
 		NodeIPs: cfg.NodeIPs, PodCIDRs: cfg.ClusterCIDRs, StateDir: filepath.Join(cfg.DataDir, "loadbalancer"), Registerer: cfg.Registerer,
 	}
 	if cfg.PodNetwork && cfg.Mode != route.Native {

@@ -26,8 +26,10 @@ const (
 	benchMapDrops               = "drops"
 	benchMapFrags               = "frags"
 	benchMapIcmpBudgets         = "icmp_budgets"
+	benchMapIpcache             = "ipcache"
 	benchMapLbCounters          = "lb_counters"
 	benchMapLbScratches         = "lb_scratches"
+	benchMapLocalBackends       = "local_backends"
 	benchMapLocalFilter         = "local_filter"
 	benchMapServices            = "services"
 	benchMapSlots               = "slots"
@@ -53,10 +55,13 @@ const (
 	benchVarCfgCtTcpSyn         = "cfg_ct_tcp_syn"
 	benchVarCfgCtUdp            = "cfg_ct_udp"
 	benchVarCfgCtUdpStream      = "cfg_ct_udp_stream"
+	benchVarCfgDsr              = "cfg_dsr"
 	benchVarCfgHashSeed         = "cfg_hash_seed"
 	benchVarCfgHaveCoarseClock  = "cfg_have_coarse_clock"
 	benchVarCfgHaveSetRetval    = "cfg_have_set_retval"
 	benchVarCfgL4CsumIpv6       = "cfg_l4_csum_ipv6"
+	benchVarCfgMasqPortMax      = "cfg_masq_port_max"
+	benchVarCfgMasqPortMin      = "cfg_masq_port_min"
 	benchVarCfgNodeIp4          = "cfg_node_ip4"
 	benchVarCfgNodeIp6          = "cfg_node_ip6"
 	benchVarCfgPodMask4         = "cfg_pod_mask4"
@@ -65,6 +70,8 @@ const (
 	benchVarCfgPodNet6          = "cfg_pod_net6"
 	benchVarCfgSnatPortMax      = "cfg_snat_port_max"
 	benchVarCfgSnatPortMin      = "cfg_snat_port_min"
+	benchVarCfgVni              = "cfg_vni"
+	benchVarCfgVxlanIfindex     = "cfg_vxlan_ifindex"
 	benchVarCfgXdpNoTx          = "cfg_xdp_no_tx"
 )
 
@@ -123,27 +130,29 @@ type benchProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type benchMapSpecs struct {
-	Affinities   *ebpf.MapSpec `ebpf:"affinities"`
-	BackendLoads *ebpf.MapSpec `ebpf:"backend_loads"`
-	Backends     *ebpf.MapSpec `ebpf:"backends"`
-	CtAny        *ebpf.MapSpec `ebpf:"ct_any"`
-	CtTcp        *ebpf.MapSpec `ebpf:"ct_tcp"`
-	DropEvents   *ebpf.MapSpec `ebpf:"drop_events"`
-	DropListener *ebpf.MapSpec `ebpf:"drop_listener"`
-	Drops        *ebpf.MapSpec `ebpf:"drops"`
-	Frags        *ebpf.MapSpec `ebpf:"frags"`
-	IcmpBudgets  *ebpf.MapSpec `ebpf:"icmp_budgets"`
-	LbCounters   *ebpf.MapSpec `ebpf:"lb_counters"`
-	LbScratches  *ebpf.MapSpec `ebpf:"lb_scratches"`
-	LocalFilter  *ebpf.MapSpec `ebpf:"local_filter"`
-	Services     *ebpf.MapSpec `ebpf:"services"`
-	Slots        *ebpf.MapSpec `ebpf:"slots"`
-	SockPeers    *ebpf.MapSpec `ebpf:"sock_peers"`
-	SockRevs     *ebpf.MapSpec `ebpf:"sock_revs"`
-	SockSkip     *ebpf.MapSpec `ebpf:"sock_skip"`
-	SourceRanges *ebpf.MapSpec `ebpf:"source_ranges"`
-	VipFilter    *ebpf.MapSpec `ebpf:"vip_filter"`
-	XdpDevices   *ebpf.MapSpec `ebpf:"xdp_devices"`
+	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
+	BackendLoads  *ebpf.MapSpec `ebpf:"backend_loads"`
+	Backends      *ebpf.MapSpec `ebpf:"backends"`
+	CtAny         *ebpf.MapSpec `ebpf:"ct_any"`
+	CtTcp         *ebpf.MapSpec `ebpf:"ct_tcp"`
+	DropEvents    *ebpf.MapSpec `ebpf:"drop_events"`
+	DropListener  *ebpf.MapSpec `ebpf:"drop_listener"`
+	Drops         *ebpf.MapSpec `ebpf:"drops"`
+	Frags         *ebpf.MapSpec `ebpf:"frags"`
+	IcmpBudgets   *ebpf.MapSpec `ebpf:"icmp_budgets"`
+	Ipcache       *ebpf.MapSpec `ebpf:"ipcache"`
+	LbCounters    *ebpf.MapSpec `ebpf:"lb_counters"`
+	LbScratches   *ebpf.MapSpec `ebpf:"lb_scratches"`
+	LocalBackends *ebpf.MapSpec `ebpf:"local_backends"`
+	LocalFilter   *ebpf.MapSpec `ebpf:"local_filter"`
+	Services      *ebpf.MapSpec `ebpf:"services"`
+	Slots         *ebpf.MapSpec `ebpf:"slots"`
+	SockPeers     *ebpf.MapSpec `ebpf:"sock_peers"`
+	SockRevs      *ebpf.MapSpec `ebpf:"sock_revs"`
+	SockSkip      *ebpf.MapSpec `ebpf:"sock_skip"`
+	SourceRanges  *ebpf.MapSpec `ebpf:"source_ranges"`
+	VipFilter     *ebpf.MapSpec `ebpf:"vip_filter"`
+	XdpDevices    *ebpf.MapSpec `ebpf:"xdp_devices"`
 }
 
 // benchVariableSpecs contains global variables before they are loaded into the kernel.
@@ -159,10 +168,13 @@ type benchVariableSpecs struct {
 	CfgCtTcpSyn         *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_syn"`
 	CfgCtUdp            *ebpf.VariableSpec `ebpf:"cfg_ct_udp"`
 	CfgCtUdpStream      *ebpf.VariableSpec `ebpf:"cfg_ct_udp_stream"`
+	CfgDsr              *ebpf.VariableSpec `ebpf:"cfg_dsr"`
 	CfgHashSeed         *ebpf.VariableSpec `ebpf:"cfg_hash_seed"`
 	CfgHaveCoarseClock  *ebpf.VariableSpec `ebpf:"cfg_have_coarse_clock"`
 	CfgHaveSetRetval    *ebpf.VariableSpec `ebpf:"cfg_have_set_retval"`
 	CfgL4CsumIpv6       *ebpf.VariableSpec `ebpf:"cfg_l4_csum_ipv6"`
+	CfgMasqPortMax      *ebpf.VariableSpec `ebpf:"cfg_masq_port_max"`
+	CfgMasqPortMin      *ebpf.VariableSpec `ebpf:"cfg_masq_port_min"`
 	CfgNodeIp4          *ebpf.VariableSpec `ebpf:"cfg_node_ip4"`
 	CfgNodeIp6          *ebpf.VariableSpec `ebpf:"cfg_node_ip6"`
 	CfgPodMask4         *ebpf.VariableSpec `ebpf:"cfg_pod_mask4"`
@@ -171,6 +183,8 @@ type benchVariableSpecs struct {
 	CfgPodNet6          *ebpf.VariableSpec `ebpf:"cfg_pod_net6"`
 	CfgSnatPortMax      *ebpf.VariableSpec `ebpf:"cfg_snat_port_max"`
 	CfgSnatPortMin      *ebpf.VariableSpec `ebpf:"cfg_snat_port_min"`
+	CfgVni              *ebpf.VariableSpec `ebpf:"cfg_vni"`
+	CfgVxlanIfindex     *ebpf.VariableSpec `ebpf:"cfg_vxlan_ifindex"`
 	CfgXdpNoTx          *ebpf.VariableSpec `ebpf:"cfg_xdp_no_tx"`
 }
 
@@ -194,27 +208,29 @@ func (o *benchObjects) Close() error {
 //
 // It can be passed to loadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type benchMaps struct {
-	Affinities   *ebpf.Map `ebpf:"affinities"`
-	BackendLoads *ebpf.Map `ebpf:"backend_loads"`
-	Backends     *ebpf.Map `ebpf:"backends"`
-	CtAny        *ebpf.Map `ebpf:"ct_any"`
-	CtTcp        *ebpf.Map `ebpf:"ct_tcp"`
-	DropEvents   *ebpf.Map `ebpf:"drop_events"`
-	DropListener *ebpf.Map `ebpf:"drop_listener"`
-	Drops        *ebpf.Map `ebpf:"drops"`
-	Frags        *ebpf.Map `ebpf:"frags"`
-	IcmpBudgets  *ebpf.Map `ebpf:"icmp_budgets"`
-	LbCounters   *ebpf.Map `ebpf:"lb_counters"`
-	LbScratches  *ebpf.Map `ebpf:"lb_scratches"`
-	LocalFilter  *ebpf.Map `ebpf:"local_filter"`
-	Services     *ebpf.Map `ebpf:"services"`
-	Slots        *ebpf.Map `ebpf:"slots"`
-	SockPeers    *ebpf.Map `ebpf:"sock_peers"`
-	SockRevs     *ebpf.Map `ebpf:"sock_revs"`
-	SockSkip     *ebpf.Map `ebpf:"sock_skip"`
-	SourceRanges *ebpf.Map `ebpf:"source_ranges"`
-	VipFilter    *ebpf.Map `ebpf:"vip_filter"`
-	XdpDevices   *ebpf.Map `ebpf:"xdp_devices"`
+	Affinities    *ebpf.Map `ebpf:"affinities"`
+	BackendLoads  *ebpf.Map `ebpf:"backend_loads"`
+	Backends      *ebpf.Map `ebpf:"backends"`
+	CtAny         *ebpf.Map `ebpf:"ct_any"`
+	CtTcp         *ebpf.Map `ebpf:"ct_tcp"`
+	DropEvents    *ebpf.Map `ebpf:"drop_events"`
+	DropListener  *ebpf.Map `ebpf:"drop_listener"`
+	Drops         *ebpf.Map `ebpf:"drops"`
+	Frags         *ebpf.Map `ebpf:"frags"`
+	IcmpBudgets   *ebpf.Map `ebpf:"icmp_budgets"`
+	Ipcache       *ebpf.Map `ebpf:"ipcache"`
+	LbCounters    *ebpf.Map `ebpf:"lb_counters"`
+	LbScratches   *ebpf.Map `ebpf:"lb_scratches"`
+	LocalBackends *ebpf.Map `ebpf:"local_backends"`
+	LocalFilter   *ebpf.Map `ebpf:"local_filter"`
+	Services      *ebpf.Map `ebpf:"services"`
+	Slots         *ebpf.Map `ebpf:"slots"`
+	SockPeers     *ebpf.Map `ebpf:"sock_peers"`
+	SockRevs      *ebpf.Map `ebpf:"sock_revs"`
+	SockSkip      *ebpf.Map `ebpf:"sock_skip"`
+	SourceRanges  *ebpf.Map `ebpf:"source_ranges"`
+	VipFilter     *ebpf.Map `ebpf:"vip_filter"`
+	XdpDevices    *ebpf.Map `ebpf:"xdp_devices"`
 }
 
 func (m *benchMaps) Close() error {
@@ -229,8 +245,10 @@ func (m *benchMaps) Close() error {
 		m.Drops,
 		m.Frags,
 		m.IcmpBudgets,
+		m.Ipcache,
 		m.LbCounters,
 		m.LbScratches,
+		m.LocalBackends,
 		m.LocalFilter,
 		m.Services,
 		m.Slots,
@@ -256,10 +274,13 @@ type benchVariables struct {
 	CfgCtTcpSyn         *ebpf.Variable `ebpf:"cfg_ct_tcp_syn"`
 	CfgCtUdp            *ebpf.Variable `ebpf:"cfg_ct_udp"`
 	CfgCtUdpStream      *ebpf.Variable `ebpf:"cfg_ct_udp_stream"`
+	CfgDsr              *ebpf.Variable `ebpf:"cfg_dsr"`
 	CfgHashSeed         *ebpf.Variable `ebpf:"cfg_hash_seed"`
 	CfgHaveCoarseClock  *ebpf.Variable `ebpf:"cfg_have_coarse_clock"`
 	CfgHaveSetRetval    *ebpf.Variable `ebpf:"cfg_have_set_retval"`
 	CfgL4CsumIpv6       *ebpf.Variable `ebpf:"cfg_l4_csum_ipv6"`
+	CfgMasqPortMax      *ebpf.Variable `ebpf:"cfg_masq_port_max"`
+	CfgMasqPortMin      *ebpf.Variable `ebpf:"cfg_masq_port_min"`
 	CfgNodeIp4          *ebpf.Variable `ebpf:"cfg_node_ip4"`
 	CfgNodeIp6          *ebpf.Variable `ebpf:"cfg_node_ip6"`
 	CfgPodMask4         *ebpf.Variable `ebpf:"cfg_pod_mask4"`
@@ -268,6 +289,8 @@ type benchVariables struct {
 	CfgPodNet6          *ebpf.Variable `ebpf:"cfg_pod_net6"`
 	CfgSnatPortMax      *ebpf.Variable `ebpf:"cfg_snat_port_max"`
 	CfgSnatPortMin      *ebpf.Variable `ebpf:"cfg_snat_port_min"`
+	CfgVni              *ebpf.Variable `ebpf:"cfg_vni"`
+	CfgVxlanIfindex     *ebpf.Variable `ebpf:"cfg_vxlan_ifindex"`
 	CfgXdpNoTx          *ebpf.Variable `ebpf:"cfg_xdp_no_tx"`
 }
 

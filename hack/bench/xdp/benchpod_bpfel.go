@@ -31,6 +31,7 @@ const (
 	benchPodMapIpcache             = "ipcache"
 	benchPodMapLbCounters          = "lb_counters"
 	benchPodMapLbScratches         = "lb_scratches"
+	benchPodMapLocalBackends       = "local_backends"
 	benchPodMapLocalFilter         = "local_filter"
 	benchPodMapServices            = "services"
 	benchPodMapSlots               = "slots"
@@ -53,6 +54,7 @@ const (
 	benchPodVarCfgCtTcpSyn         = "cfg_ct_tcp_syn"
 	benchPodVarCfgCtUdp            = "cfg_ct_udp"
 	benchPodVarCfgCtUdpStream      = "cfg_ct_udp_stream"
+	benchPodVarCfgDsr              = "cfg_dsr"
 	benchPodVarCfgHashSeed         = "cfg_hash_seed"
 	benchPodVarCfgHaveCoarseClock  = "cfg_have_coarse_clock"
 	benchPodVarCfgHaveSetRetval    = "cfg_have_set_retval"
@@ -124,29 +126,30 @@ type benchPodProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type benchPodMapSpecs struct {
-	Affinities   *ebpf.MapSpec `ebpf:"affinities"`
-	BackendLoads *ebpf.MapSpec `ebpf:"backend_loads"`
-	Backends     *ebpf.MapSpec `ebpf:"backends"`
-	Bandwidths   *ebpf.MapSpec `ebpf:"bandwidths"`
-	CtAny        *ebpf.MapSpec `ebpf:"ct_any"`
-	CtTcp        *ebpf.MapSpec `ebpf:"ct_tcp"`
-	DropEvents   *ebpf.MapSpec `ebpf:"drop_events"`
-	DropListener *ebpf.MapSpec `ebpf:"drop_listener"`
-	Drops        *ebpf.MapSpec `ebpf:"drops"`
-	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
-	Frags        *ebpf.MapSpec `ebpf:"frags"`
-	IcmpBudgets  *ebpf.MapSpec `ebpf:"icmp_budgets"`
-	Ipcache      *ebpf.MapSpec `ebpf:"ipcache"`
-	LbCounters   *ebpf.MapSpec `ebpf:"lb_counters"`
-	LbScratches  *ebpf.MapSpec `ebpf:"lb_scratches"`
-	LocalFilter  *ebpf.MapSpec `ebpf:"local_filter"`
-	Services     *ebpf.MapSpec `ebpf:"services"`
-	Slots        *ebpf.MapSpec `ebpf:"slots"`
-	SockPeers    *ebpf.MapSpec `ebpf:"sock_peers"`
-	SockRevs     *ebpf.MapSpec `ebpf:"sock_revs"`
-	SockSkip     *ebpf.MapSpec `ebpf:"sock_skip"`
-	SourceRanges *ebpf.MapSpec `ebpf:"source_ranges"`
-	VipFilter    *ebpf.MapSpec `ebpf:"vip_filter"`
+	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
+	BackendLoads  *ebpf.MapSpec `ebpf:"backend_loads"`
+	Backends      *ebpf.MapSpec `ebpf:"backends"`
+	Bandwidths    *ebpf.MapSpec `ebpf:"bandwidths"`
+	CtAny         *ebpf.MapSpec `ebpf:"ct_any"`
+	CtTcp         *ebpf.MapSpec `ebpf:"ct_tcp"`
+	DropEvents    *ebpf.MapSpec `ebpf:"drop_events"`
+	DropListener  *ebpf.MapSpec `ebpf:"drop_listener"`
+	Drops         *ebpf.MapSpec `ebpf:"drops"`
+	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
+	Frags         *ebpf.MapSpec `ebpf:"frags"`
+	IcmpBudgets   *ebpf.MapSpec `ebpf:"icmp_budgets"`
+	Ipcache       *ebpf.MapSpec `ebpf:"ipcache"`
+	LbCounters    *ebpf.MapSpec `ebpf:"lb_counters"`
+	LbScratches   *ebpf.MapSpec `ebpf:"lb_scratches"`
+	LocalBackends *ebpf.MapSpec `ebpf:"local_backends"`
+	LocalFilter   *ebpf.MapSpec `ebpf:"local_filter"`
+	Services      *ebpf.MapSpec `ebpf:"services"`
+	Slots         *ebpf.MapSpec `ebpf:"slots"`
+	SockPeers     *ebpf.MapSpec `ebpf:"sock_peers"`
+	SockRevs      *ebpf.MapSpec `ebpf:"sock_revs"`
+	SockSkip      *ebpf.MapSpec `ebpf:"sock_skip"`
+	SourceRanges  *ebpf.MapSpec `ebpf:"source_ranges"`
+	VipFilter     *ebpf.MapSpec `ebpf:"vip_filter"`
 }
 
 // benchPodVariableSpecs contains global variables before they are loaded into the kernel.
@@ -162,6 +165,7 @@ type benchPodVariableSpecs struct {
 	CfgCtTcpSyn         *ebpf.VariableSpec `ebpf:"cfg_ct_tcp_syn"`
 	CfgCtUdp            *ebpf.VariableSpec `ebpf:"cfg_ct_udp"`
 	CfgCtUdpStream      *ebpf.VariableSpec `ebpf:"cfg_ct_udp_stream"`
+	CfgDsr              *ebpf.VariableSpec `ebpf:"cfg_dsr"`
 	CfgHashSeed         *ebpf.VariableSpec `ebpf:"cfg_hash_seed"`
 	CfgHaveCoarseClock  *ebpf.VariableSpec `ebpf:"cfg_have_coarse_clock"`
 	CfgHaveSetRetval    *ebpf.VariableSpec `ebpf:"cfg_have_set_retval"`
@@ -200,29 +204,30 @@ func (o *benchPodObjects) Close() error {
 //
 // It can be passed to loadBenchPodObjects or ebpf.CollectionSpec.LoadAndAssign.
 type benchPodMaps struct {
-	Affinities   *ebpf.Map `ebpf:"affinities"`
-	BackendLoads *ebpf.Map `ebpf:"backend_loads"`
-	Backends     *ebpf.Map `ebpf:"backends"`
-	Bandwidths   *ebpf.Map `ebpf:"bandwidths"`
-	CtAny        *ebpf.Map `ebpf:"ct_any"`
-	CtTcp        *ebpf.Map `ebpf:"ct_tcp"`
-	DropEvents   *ebpf.Map `ebpf:"drop_events"`
-	DropListener *ebpf.Map `ebpf:"drop_listener"`
-	Drops        *ebpf.Map `ebpf:"drops"`
-	Endpoints    *ebpf.Map `ebpf:"endpoints"`
-	Frags        *ebpf.Map `ebpf:"frags"`
-	IcmpBudgets  *ebpf.Map `ebpf:"icmp_budgets"`
-	Ipcache      *ebpf.Map `ebpf:"ipcache"`
-	LbCounters   *ebpf.Map `ebpf:"lb_counters"`
-	LbScratches  *ebpf.Map `ebpf:"lb_scratches"`
-	LocalFilter  *ebpf.Map `ebpf:"local_filter"`
-	Services     *ebpf.Map `ebpf:"services"`
-	Slots        *ebpf.Map `ebpf:"slots"`
-	SockPeers    *ebpf.Map `ebpf:"sock_peers"`
-	SockRevs     *ebpf.Map `ebpf:"sock_revs"`
-	SockSkip     *ebpf.Map `ebpf:"sock_skip"`
-	SourceRanges *ebpf.Map `ebpf:"source_ranges"`
-	VipFilter    *ebpf.Map `ebpf:"vip_filter"`
+	Affinities    *ebpf.Map `ebpf:"affinities"`
+	BackendLoads  *ebpf.Map `ebpf:"backend_loads"`
+	Backends      *ebpf.Map `ebpf:"backends"`
+	Bandwidths    *ebpf.Map `ebpf:"bandwidths"`
+	CtAny         *ebpf.Map `ebpf:"ct_any"`
+	CtTcp         *ebpf.Map `ebpf:"ct_tcp"`
+	DropEvents    *ebpf.Map `ebpf:"drop_events"`
+	DropListener  *ebpf.Map `ebpf:"drop_listener"`
+	Drops         *ebpf.Map `ebpf:"drops"`
+	Endpoints     *ebpf.Map `ebpf:"endpoints"`
+	Frags         *ebpf.Map `ebpf:"frags"`
+	IcmpBudgets   *ebpf.Map `ebpf:"icmp_budgets"`
+	Ipcache       *ebpf.Map `ebpf:"ipcache"`
+	LbCounters    *ebpf.Map `ebpf:"lb_counters"`
+	LbScratches   *ebpf.Map `ebpf:"lb_scratches"`
+	LocalBackends *ebpf.Map `ebpf:"local_backends"`
+	LocalFilter   *ebpf.Map `ebpf:"local_filter"`
+	Services      *ebpf.Map `ebpf:"services"`
+	Slots         *ebpf.Map `ebpf:"slots"`
+	SockPeers     *ebpf.Map `ebpf:"sock_peers"`
+	SockRevs      *ebpf.Map `ebpf:"sock_revs"`
+	SockSkip      *ebpf.Map `ebpf:"sock_skip"`
+	SourceRanges  *ebpf.Map `ebpf:"source_ranges"`
+	VipFilter     *ebpf.Map `ebpf:"vip_filter"`
 }
 
 func (m *benchPodMaps) Close() error {
@@ -242,6 +247,7 @@ func (m *benchPodMaps) Close() error {
 		m.Ipcache,
 		m.LbCounters,
 		m.LbScratches,
+		m.LocalBackends,
 		m.LocalFilter,
 		m.Services,
 		m.Slots,
@@ -266,6 +272,7 @@ type benchPodVariables struct {
 	CfgCtTcpSyn         *ebpf.Variable `ebpf:"cfg_ct_tcp_syn"`
 	CfgCtUdp            *ebpf.Variable `ebpf:"cfg_ct_udp"`
 	CfgCtUdpStream      *ebpf.Variable `ebpf:"cfg_ct_udp_stream"`
+	CfgDsr              *ebpf.Variable `ebpf:"cfg_dsr"`
 	CfgHashSeed         *ebpf.Variable `ebpf:"cfg_hash_seed"`
 	CfgHaveCoarseClock  *ebpf.Variable `ebpf:"cfg_have_coarse_clock"`
 	CfgHaveSetRetval    *ebpf.Variable `ebpf:"cfg_have_set_retval"`
