@@ -103,6 +103,10 @@ test-vm: DEPS_MORE := $(DEPS_VM)
 test-vm: deps build images ## Boot Debian's kernels under qemu: the programs on their verifiers, a node with cgroup version 2 only
 	$(GO) test -tags vm -count=1 -timeout 90m -v ./hack/vm
 
+.PHONY: test-behaviours
+test-behaviours: deps build images ## Try on a sandbox what Kubernetes describes of workloads, network, nodes and storage (docs/conformance-cluster.md)
+	FAIRLEAD_E2E_BEHAVIOURS=1 $(GO) test -tags e2e -count=1 -timeout 30m -run Behaviours -v ./hack/e2e
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for ten seconds
 	hack/ci/fuzz.sh 10s

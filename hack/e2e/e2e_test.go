@@ -63,6 +63,9 @@ func run(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
+	if name := os.Getenv("FAIRLEAD_E2E_ATTACH"); name != "" {
+		return attached(m, root, name)
+	}
 	images, err := testcluster.Images(root)
 	if err != nil {
 		return 1, err
@@ -109,6 +112,20 @@ func run(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	return code, nil
+}
+
+// attached runs tests on a sandbox that is there already, and stays: quick while a test is being written. It needs the sample's image and the one with a shell.
+func attached(m *testing.M, root, name string) (code int, err error) {
+	s, err := sandbox.Open(sandbox.DefaultDir, name)
+	if err != nil {
+		return 1, err
+	}
+	s.Bin = filepath.Join(root, "bin")
+	env.sandbox, env.bin = s, s.Bin
+	if env.client, err = s.Client(); err != nil {
+		return 1, err
+	}
+	return m.Run(), nil
 }
 
 // refusal is how the API server tells a controller that its role does not allow something.

@@ -15,8 +15,12 @@
 //	exit=CODE         ends the process
 //	memory=MIB        allocates and touches memory
 //	map=FILE:MIB      makes FILE that big and touches it through a shared mapping, as files of huge pages need it
-//	serve=PORT        answers HTTP: /healthz (200, or 500 once /tmp/unhealthy exists), /hostname, anything else echoes the request's path
+//	serve=PORT        answers HTTP: /healthz (200, or 500 once /tmp/unhealthy exists), /hostname, /method (and what was asked), /seen/ (prints the request),
+//	                  /redirect?to=URL, /link (a page), anything else echoes the request's path
+//	tls=PORT          has the serve after it answer by TLS on this port too, with a certificate nobody trusts
 //	udp=PORT          sends each datagram back, while the next steps run
+//	get=URL           prints the answer to a request
+//	ask=HOST:PORT     sends a datagram again and again for five seconds and prints the answer
 //	grpc=PORT         answers gRPC's health check: SERVING for the service "up" and for none, NOT_SERVING for others
 //	echo              copies standard input to standard output until it ends
 //	exists=FILE       ends with code 1 when FILE does not exist
@@ -24,8 +28,12 @@
 package main
 
 import (
+	"crypto/ed25519"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -97,8 +105,14 @@ func step(name, value string) error {
 		return mapFile(value)
 	case "serve":
 		return serve(value)
+	case "tls":
+		return serveTLS(value)
 	case "udp":
 		return echoDatagrams(value)
+	case "ask":
+		return ask(value)
+	case "get":
+		return get(value)
 	case "grpc":
 		return serveHealth(value)
 	case "echo":
@@ -201,9 +215,35 @@ func serve(port string) error {
 		name, _ := os.Hostname()
 		fmt.Fprint(w, name)
 	})
+	http.HandleFunc("/method", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Method, " ", r.URL.RequestURI()) })
+	http.HandleFunc("/seen/", func(_ http.ResponseWriter, r *http.Request) { fmt.Println(r.Method, r.URL.Path, r.Header.Get("X-Who")) })
+	http.HandleFunc("/redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.FormValue("to"), http.StatusFound) })
+	http.HandleFunc("/link", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `<a href="/elsewhere">link</a>`) })
 	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path) })
 	go wait(nil)
 	return http.ListenAndServe(":"+port, nil)
+}
+
+// serveTLS has `serve`, which comes after it, serve by TLS on another port too, with a certificate of its own that nobody trusts.
+func serveTLS(port string) error {
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(24 * time.Hour), DNSNames: []string{"testapp"}}
+	certificate, err := x509.CreateCertificate(nil, template, template, public, private)
+	if err != nil {
+		return err
+	}
+	listener, err := tls.Listen("tcp", ":"+port, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{certificate}, PrivateKey: private}}})
+	if err != nil {
+		return err
+	}
+	go func() {
+		fmt.Fprintln(os.Stderr, "testapp: tls:", http.Serve(listener, nil))
+		os.Exit(1)
+	}()
+	return nil
 }
 
 func echoDatagrams(port string) error {
@@ -222,6 +262,45 @@ func echoDatagrams(port string) error {
 		}
 	}()
 	return nil
+}
+
+// get prints what a URL answers; other codes than 200 are an error.
+func get(url string) error {
+	client := http.Client{Timeout: 2 * time.Second}
+	response, err := client.Get(url)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s", response.Status)
+	}
+	_, err = io.Copy(os.Stdout, response.Body)
+	fmt.Println()
+	return err
+}
+
+// ask sends a datagram to host:port until it is answered, for five seconds, and prints the answer.
+func ask(address string) error {
+	conn, err := net.Dial("udp", address)
+	if err != nil {
+		return err
+	}
+	buffer := make([]byte, 1<<16)
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+		if _, err = conn.Write([]byte("hello")); err != nil {
+			continue // refused: what came back for the datagram before
+		}
+		if err = conn.SetReadDeadline(time.Now().Add(500 * time.Millisecond)); err != nil {
+			return err
+		}
+		var n int
+		if n, err = conn.Read(buffer); err == nil {
+			fmt.Println(string(buffer[:n]))
+			return nil
+		}
+	}
+	return fmt.Errorf("no answer: %w", err)
 }
 
 // serveHealth is grpc.health.v1.Health/Check in plain HTTP/2, without a gRPC library: a message is a byte for no compression, its length in four, and
