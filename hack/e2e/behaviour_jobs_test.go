@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -82,7 +83,8 @@ spec:
 }
 
 func evictedJobPods(b trial) {
-	b.create(`
+	marks := fmt.Sprintf("/tmp/%s-%d", b.ns, time.Now().UnixNano()) // on the node; what an earlier run left there would end the pods at once
+	b.create(strings.ReplaceAll(`
 apiVersion: batch/v1
 kind: Job
 metadata: {name: e}
@@ -97,12 +99,12 @@ spec:
       restartPolicy: Never
       nodeName: agent-1
       terminationGracePeriodSeconds: 1
-      volumes: [{name: v, hostPath: {path: /tmp/NS, type: DirectoryOrCreate}}]
+      volumes: [{name: v, hostPath: {path: MARKS, type: DirectoryOrCreate}}]
       containers:
       - name: app
         image: IMAGE
         command: [sh, -c, 'test -f /v/$JOB_COMPLETION_INDEX && exit 0; touch /v/$JOB_COMPLETION_INDEX; trap "exit 9" TERM; while :; do sleep 0.1; done']
-        volumeMounts: [{name: v, mountPath: /v}]`)
+        volumeMounts: [{name: v, mountPath: /v}]`, "MARKS", marks))
 	var running []corev1.Pod
 	b.eventually(func() error {
 		pods, err := env.client.CoreV1().Pods(b.ns).List(b.Context(), metav1.ListOptions{FieldSelector: "status.phase=Running"})
