@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 
+	"github.com/fairlead/fairlead/cmd/fairlead/memory"
 	"github.com/fairlead/fairlead/controlplane/server"
 )
 
@@ -122,6 +123,7 @@ func newAPIServerCommand() *cobra.Command {
 				return err
 			}
 			cfg.OnReady = func(server.Env) { ready(ctx) }
+			cfg.Idle = memory.GiveBack
 			return server.Run(ctx, cfg)
 		},
 	}

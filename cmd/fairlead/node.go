@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
+	"github.com/fairlead/fairlead/cmd/fairlead/memory"
 	"github.com/fairlead/fairlead/cni/install"
 	"github.com/fairlead/fairlead/controlplane/auth/discovery"
 	"github.com/fairlead/fairlead/dataplane/agent"
@@ -215,9 +215,7 @@ func newAgentCommand() *cobra.Command {
 "fairlead token create --print-join-command" on a server prints this line.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if os.Getenv("GOGC") == "" {
-				debug.SetGCPercent(50) // a node's memory is for its pods
-			}
+			memory.ForNode(cmd.Context())
 			return o.run(cmd.Context())
 		},
 	}

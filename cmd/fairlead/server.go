@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/fairlead/fairlead/cmd/fairlead/memory"
 	"github.com/fairlead/fairlead/controlplane/cloud"
 	"github.com/fairlead/fairlead/controlplane/controllers"
 	"github.com/fairlead/fairlead/controlplane/scheduler"
@@ -75,6 +76,7 @@ func (o *serverOptions) run(ctx context.Context) error {
 		return err
 	}
 	cfg.OnReady = func(server.Env) { ready(ctx) }
+	cfg.Idle = memory.GiveBack
 	cfg.Components = []server.Component{
 		{Name: "controllers", Run: o.runControllers},
 		{Name: "scheduler", Run: o.runScheduler},

@@ -3,6 +3,7 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -88,6 +89,8 @@ type Config struct {
 	Components []Component `json:"-"`
 	// OnReady is called once, when /readyz is healthy and before components start (systemd's readiness).
 	OnReady func(Env) `json:"-"`
+	// Idle is called when there has been little work for a while, with the context of Run: the time to give memory back. May be nil.
+	Idle func(context.Context) `json:"-"`
 	// ShutdownDelay keeps serving after the end was asked for, so that load balancers notice.
 	ShutdownDelay time.Duration `json:"shutdownDelay,omitempty"`
 }

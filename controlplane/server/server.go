@@ -63,7 +63,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := cfg.complete(); err != nil {
 		return err
 	}
-	settleMemory := easeStart()
+	settleMemory := easeStart(cfg.Idle)
 	listener, err := cfg.listen()
 	if err != nil {
 		return err

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/textlogger"
 
+	"github.com/fairlead/fairlead/cmd/fairlead/memory"
 	"github.com/fairlead/fairlead/dataplane/containerd"
 	"github.com/fairlead/fairlead/dataplane/kubelet"
 )
@@ -50,10 +50,10 @@ func runChild(file string) int {
 	}
 	c.Kubelet.REST = &rest.Config{Host: c.Host, BearerToken: c.Token, TLSClientConfig: rest.TLSClientConfig{CAData: c.CA, ServerName: apiServerName}}
 	c.Kubelet.OnReady = func() { _ = os.WriteFile(c.Ready, nil, 0o644) }
-	debug.SetGCPercent(50) // as fairlead agent does
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	ctx = klog.NewContext(ctx, textlogger.NewLogger(textlogger.NewConfig()))
+	memory.ForNode(ctx) // as fairlead agent does
 	if err := (Config{Containerd: c.Containerd, Kubelet: c.Kubelet}).run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "agent:", err)
 		return 1

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/fairlead/fairlead/cmd/fairlead/memory"
 	"github.com/fairlead/fairlead/controlplane/server"
 	"github.com/fairlead/fairlead/hack/bench/report"
 )
@@ -33,7 +34,7 @@ func serve(dir string) {
 	defer stop()
 	err := server.Run(ctx, server.Config{
 		DataDir: dir, BindAddress: "127.0.0.1", Port: -1, AdvertiseAddresses: []string{"127.0.0.1"},
-		OnReady: func(e server.Env) { fmt.Println(e.AdminKubeconfig) },
+		OnReady: func(e server.Env) { fmt.Println(e.AdminKubeconfig) }, Idle: memory.GiveBack,
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
