@@ -134,9 +134,9 @@ func TestDevicePlugin(t *testing.T) {
 
 	n.Create(withGadgets(Pod("one", "print=$GADGETS", "ls=/dev/", "ls=/gadgets/", "forever"), "1"))
 	pod := n.WaitReady("one")
-	if log := n.Log(pod, "app", 0); !strings.HasPrefix(log, "b\n") || !strings.Contains(log, " gadget\n") || !strings.Contains(log, " kubelet.sock\n") {
-		t.Errorf("log %q", log)
-	}
+	n.UntilLog(pod, "app", func(log string) bool {
+		return strings.HasPrefix(log, "b\n") && strings.Contains(log, " gadget\n") && strings.Contains(log, " kubelet.sock\n")
+	})
 	if got := <-g.started; !slices.Equal(got, []string{"b"}) {
 		t.Errorf("before the start the plugin was told of %v", got)
 	}
@@ -175,9 +175,7 @@ func TestDevicePlugin(t *testing.T) {
 	n.Spawn()
 	// Before the plugin has come back or after: the pod waits for it, and does not get what the first one has.
 	n.Create(withGadgets(Pod("two", "print=$GADGETS", "forever"), "2"))
-	if log := n.Log(n.WaitReady("two"), "app", 0); log != "a,c\n" {
-		t.Errorf("log %q", log)
-	}
+	n.UntilLog(n.WaitReady("two"), "app", func(log string) bool { return log == "a,c\n" })
 	if s := n.WaitReady("one").Status.ContainerStatuses[0]; s.ContainerID != before || s.RestartCount != 0 {
 		t.Errorf("%+v", s)
 	}

@@ -142,9 +142,7 @@ func TestDebianContainerd(t *testing.T) {
 	}
 	pod := n.WaitReady("serving")
 	t.Logf("ready %s after its creation", time.Since(began).Round(time.Millisecond))
-	if log := n.Log(pod, "app", 0); log != "hushserving\n" {
-		t.Errorf("log %q", log)
-	}
+	n.UntilLog(pod, "app", func(log string) bool { return log == "hushserving\n" })
 	if out, err := n.exec("serving", "in\n", "/testapp", "echo"); err != nil || out != "in\n" {
 		t.Errorf("exec %q, %v", out, err)
 	}

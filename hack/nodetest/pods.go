@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
+	"github.com/fairlead/fairlead/hack/await"
 	"github.com/fairlead/fairlead/hack/images/testimage"
 )
 
@@ -144,6 +145,17 @@ func (n *Node) Log(pod *v1.Pod, container string, attempt int) string {
 		}
 	}
 	return out.String()
+}
+
+// UntilLog waits until what the first instance of a container that runs has written is good: it runs before it has written anything.
+func (n *Node) UntilLog(pod *v1.Pod, container string, good func(log string) bool) {
+	n.T.Helper()
+	await.Nil(n.T, time.Minute, func() error {
+		if log := n.Log(pod, container, 0); !good(log) {
+			return fmt.Errorf("log of %s in pod %s: %q", container, pod.Name, log)
+		}
+		return nil
+	})
 }
 
 // ConditionOf is the status of a pod's condition.

@@ -68,9 +68,9 @@ func TestVolumes(t *testing.T) {
 			pod.Spec.SecurityContext = &v1.PodSecurityContext{RunAsUser: ptr.To[int64](1000), FSGroup: ptr.To[int64](2000)}
 			n.Create(pod)
 			pod = n.WaitReady("sec")
-			if log := n.Log(pod, "app", 0); !strings.HasPrefix(log, "hush-r--r----- 0 2000 password\n") || !strings.Contains(log, "1000 1000 [") || !strings.Contains(log, "2000") {
-				t.Errorf("log %q", log)
-			}
+			n.UntilLog(pod, "app", func(log string) bool {
+				return strings.HasPrefix(log, "hush-r--r----- 0 2000 password\n") && strings.Contains(log, "1000 1000 [") && strings.Contains(log, "2000")
+			})
 			dir := filepath.Join(n.Config.Kubelet.DataDir, "pods", string(pod.UID))
 			if got := mountsBelow(t, dir); len(got) != 1 {
 				t.Errorf("mounts %v", got)
