@@ -131,7 +131,7 @@ func TestDebianContainerd(t *testing.T) {
 	crashing.Spec.RestartPolicy = v1.RestartPolicyAlways
 	own := Pod("own-users", "forever")
 	own.Spec.HostUsers = ptr.To(false)
-	hungry := Pod("hungry", "memory=256")
+	hungry := Pod("hungry", "sleep=500ms", "memory=256") // the runtime begins to watch for it after the start
 	hungry.Spec.Containers[0].Resources.Limits = v1.ResourceList{v1.ResourceMemory: quantity("32Mi")}
 	fromImage := Pod("from-image", "forever")
 	fromImage.Spec.Volumes = []v1.Volume{{Name: "i", VolumeSource: v1.VolumeSource{Image: &v1.ImageVolumeSource{Reference: "fairlead.io/testapp:1", PullPolicy: v1.PullIfNotPresent}}}}
