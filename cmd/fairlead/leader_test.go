@@ -160,10 +160,12 @@ func lease(t *testing.T, client kubernetes.Interface, name string) *coordination
 }
 
 const (
+	// leaseSeconds goes with renewals a second apart: who waits for the lease tells two renewals in the same second from none (client-go compares times in seconds),
+	// and would be up to a second early.
 	leaseSeconds = 4
 	schedulerYML = `apiVersion: kubescheduler.config.k8s.io/v1
 kind: KubeSchedulerConfiguration
-leaderElection: {leaderElect: true, leaseDuration: 4s, renewDeadline: 3s, retryPeriod: 500ms}
+leaderElection: {leaderElect: true, leaseDuration: 4s, renewDeadline: 3s, retryPeriod: 1s}
 `
 	auditYML = `apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -213,7 +215,7 @@ func TestComponentsAloneFailOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	controllersArgs := []string{"controllers", "--kubeconfig=" + filepath.Join(pki, "controller-manager.kubeconfig"), "--ca-cert=" + filepath.Join(pki, "ca.crt"),
-		"--leader-elect-lease-duration=4s", "--leader-elect-renew-deadline=3s", "--leader-elect-retry-period=500ms"}
+		"--leader-elect-lease-duration=4s", "--leader-elect-renew-deadline=3s", "--leader-elect-retry-period=1s"}
 	schedulerArgs := []string{"scheduler", "--kubeconfig=" + filepath.Join(pki, "scheduler.kubeconfig"), "--config=" + config}
 
 	leaders := map[string]*command{"kube-controller-manager": startCommand(t, dir, "controllers-1", controllersArgs...), "kube-scheduler": startCommand(t, dir, "scheduler-1", schedulerArgs...)}
