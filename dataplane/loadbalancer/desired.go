@@ -53,7 +53,7 @@ func parseMode(s string, node Mode) (Mode, error) {
 	return node, fmt.Errorf("annotation %s: %q is none of snat, dsr, hybrid", AnnotationMode, s)
 }
 
-// constant returns the value of the constant cfg_dsr: how new connections are dispatched, 0 if a service never asks for it.
+// dsrConstant returns the value of the constant cfg_dsr (enum dsr_dispatch in bpf/lib/dsr.h): how new connections of services that are answered directly are dispatched.
 func (c *Config) dsrConstant() (uint8, error) {
 	switch c.Mode {
 	case "", SNAT, DSR, Hybrid:

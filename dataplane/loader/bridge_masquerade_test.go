@@ -10,7 +10,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
-	"golang.org/x/sys/unix"
 )
 
 // oldMasquerade pins a table of another layout: the same fields of struct masq_key, with both addresses in each other's place, and for masquerade those of struct masq_entry with the
@@ -62,19 +61,7 @@ func oldMasquerade(t *testing.T, dir, name string) *ebpf.Map {
 // TestBridgeMasquerade is TestBridge for what leaves the cluster: a flow that only the old table knows keeps its port, one that begins is in both with both its entries, and what
 // the outside opened keeps its address, whichever table remembers that.
 func TestBridgeMasquerade(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "bpf")
-	l, err := Open(Config{PinDir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := l.Uninstall(); err != nil {
-			t.Error(err)
-		}
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	l, dir := openInTemp(t)
 	oldDir := filepath.Join(dir, "maps-v0")
 	oldLayout(t, oldDir)
 	oldMasq, oldInbound := oldMasquerade(t, oldDir, "masquerade"), oldMasquerade(t, oldDir, "inbound")

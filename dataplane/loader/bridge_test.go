@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 )
 
 // tcpPacket is an Ethernet frame with an IPv4 TCP segment without payload. Checksums are zero: the programs mend them, and never read them.
@@ -36,19 +35,7 @@ func TestBridge(t *testing.T) {
 }
 
 func bridgeOf(t *testing.T, prog string, from func() (*ebpf.CollectionSpec, error)) {
-	dir := filepath.Join(t.TempDir(), "bpf")
-	l, err := Open(Config{PinDir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := l.Uninstall(); err != nil {
-			t.Error(err)
-		}
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	l, dir := openInTemp(t)
 	oldDir := filepath.Join(dir, "maps-v0")
 	old, _ := oldLayout(t, oldDir)
 	spec, err := from()

@@ -78,9 +78,10 @@ func oldEntry(service uint16, port byte) (key BPFCtKey, value []byte) {
 	return key, v
 }
 
-// TestMigration: a release whose layout differs takes every entry over, those too that old programs add while they are replaced, shares what did not change, and leaves nothing behind.
-func TestMigration(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "bpf")
+// openInTemp opens a loader that keeps everything below a directory of the test, and takes it all away at the test's end.
+func openInTemp(t *testing.T) (l *Loader, dir string) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "bpf")
 	l, err := Open(Config{PinDir: dir})
 	if err != nil {
 		t.Fatal(err)
@@ -93,6 +94,12 @@ func TestMigration(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	return l, dir
+}
+
+// TestMigration: a release whose layout differs takes every entry over, those too that old programs add while they are replaced, shares what did not change, and leaves nothing behind.
+func TestMigration(t *testing.T) {
+	l, dir := openInTemp(t)
 	oldDir := filepath.Join(dir, "maps-v0")
 	tcp, services := oldLayout(t, oldDir)
 	put := func(service uint16, port byte) BPFCtKey {

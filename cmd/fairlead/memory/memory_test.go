@@ -4,8 +4,12 @@ package memory
 
 import (
 	"fmt"
+	"os"
 	"slices"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestProgramPages(t *testing.T) {
@@ -38,7 +42,47 @@ func TestProgramPages(t *testing.T) {
 	if got, want := unchanged(smaps+"9000-9800 rw-p 00000000 00:00 0\nAnonymous: 8 kB\n", "/usr/bin/fairlead"), []mapping{{0x1000, 0x1800}, {0x3000, 0x3800}}; !slices.Equal(got, want) {
 		t.Errorf("given back: %x, want %x", got, want)
 	}
+}
+
+func TestPagesOfTheStartAreGivenBack(t *testing.T) {
+	touchProgram(t)
+	before := fileMemory(t)
 	if err := unmapIdle(); err != nil {
-		t.Error(err)
+		t.Fatal(err)
 	}
+	if after := fileMemory(t); after >= before {
+		t.Errorf("%d kB of files are mapped, %d kB were before", after, before)
+	}
+}
+
+// touchProgram maps every page of this program that it only reads.
+func touchProgram(t *testing.T) {
+	t.Helper()
+	self, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	smaps, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range unchanged(string(smaps), self) {
+		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, m.from, m.to-m.from, unix.MADV_POPULATE_READ); errno != 0 {
+			t.Fatal(errno)
+		}
+	}
+}
+
+// fileMemory is how much of files this process has mapped, in kB (RssFile in proc(5)).
+func fileMemory(t *testing.T) (kilobytes int) {
+	t.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(status), "RssFile:")
+	if _, err := fmt.Sscan(rest, &kilobytes); !found || err != nil {
+		t.Fatalf("no RssFile in /proc/self/status: %v", err)
+	}
+	return kilobytes
 }
